@@ -1,0 +1,1 @@
+"""Code that runs on both ends: no network, no patient files, no device choice."""

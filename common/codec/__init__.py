@@ -1,0 +1,1 @@
+"""The first stage: a 3D VQ-GAN with three quantizers."""

@@ -1,0 +1,130 @@
+"""Every error fedvox raises on purpose, with value and remedy.
+
+    FedvoxError
+    ├── ConfigError              a YAML file says something that cannot be meant
+    │   └── UnknownKeyError
+    ├── DataError                a file or folder of volumes is not what the study needs
+    │   ├── EmptyDatasetError
+    │   ├── UnreadableVolumeError
+    │   ├── VolumeShapeError
+    │   ├── NonFiniteVolumeError
+    │   ├── ConstantVolumeError
+    │   ├── PatientTableError
+    │   └── DuplicatePatientError
+    ├── FederationError          a round cannot be finished as the study asks
+    │   ├── QuorumError
+    │   ├── RejectedReportError
+    │   └── WireError
+    ├── MetricError              a metric is asked for what its inputs cannot answer
+    ├── RunError                 a run folder cannot be used as asked
+    └── ArtifactError            a checkpoint or release is incomplete or altered
+
+The text of these errors is for the person at the machine where they are raised. What crosses
+the site's border is an `ErrorCode` and nothing else: text may name files, and file names may name
+patients.
+"""
+
+import enum
+
+
+class ErrorCode(enum.Enum):
+    """What a site tells the coordinator when it could not do an order."""
+
+    DATA = "E_DATA"  # the site's volumes cannot be read as the study asks
+    CONFIG = "E_CONFIG"  # the order's study does not validate here
+    NEED_CODEC = "E_NEED_CODEC"  # the frozen codec of this run is not on the site's disk
+    DISK = "E_DISK"  # the site's disk is full
+    MEMORY = "E_MEMORY"  # the device ran out of memory
+    DIVERGED = "E_DIVERGED"  # training ended with non-finite parameters
+    INTERNAL = "E_INTERNAL"  # anything else; the site's own log has the text
+
+
+class FedvoxError(Exception):
+    """Base of all errors raised on purpose: one line of what, one of what to do.
+
+    Args:
+        message: What is wrong, with the offending value.
+        remedy: What the reader can do about it.
+    """
+
+    code: ErrorCode = ErrorCode.INTERNAL
+
+    def __init__(self, message: str, remedy: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.remedy = remedy
+
+    def __str__(self) -> str:
+        return f"{self.message} ({self.remedy})" if self.remedy else self.message
+
+
+class ConfigError(FedvoxError):
+    """A study or site file says something that cannot be meant."""
+
+    code = ErrorCode.CONFIG
+
+
+class UnknownKeyError(ConfigError):
+    """A YAML key that no model knows; the message names the nearest one."""
+
+
+class DataError(FedvoxError):
+    """A file or folder of volumes is not what the study needs."""
+
+    code = ErrorCode.DATA
+
+
+class EmptyDatasetError(DataError):
+    """A folder without a single NIfTI volume."""
+
+
+class UnreadableVolumeError(DataError):
+    """A file that is truncated or not NIfTI."""
+
+
+class VolumeShapeError(DataError):
+    """A volume that is not three-dimensional, or whose channels do not match."""
+
+
+class NonFiniteVolumeError(DataError):
+    """A volume with NaN or infinite voxels."""
+
+
+class ConstantVolumeError(DataError):
+    """A volume whose intensities leave no window to scale by."""
+
+
+class PatientTableError(DataError):
+    """A patient table that misses a file, or names one that does not exist."""
+
+
+class DuplicatePatientError(DataError):
+    """One patient at two sites, or in two parts of a split."""
+
+
+class FederationError(FedvoxError):
+    """A round cannot be finished as the study asks."""
+
+
+class QuorumError(FederationError):
+    """Fewer sites than the study's minimum returned a valid report."""
+
+
+class RejectedReportError(FederationError):
+    """A report failed the allow-list check: name, shape, dtype or finiteness."""
+
+
+class WireError(FederationError):
+    """A message does not hold the fields its kind requires."""
+
+
+class MetricError(FedvoxError):
+    """A metric is asked for what its inputs cannot answer."""
+
+
+class RunError(FedvoxError):
+    """A run folder cannot be used as asked."""
+
+
+class ArtifactError(FedvoxError):
+    """A checkpoint or release is incomplete or altered."""

@@ -1,0 +1,1 @@
+"""What sites and server say to each other, and how it is summed."""

@@ -1,0 +1,1 @@
+"""What fidelity means, in numbers."""

@@ -1,0 +1,95 @@
+"""study.yaml: what all sites agree on, with the checks that need more than one part of it."""
+
+from pathlib import Path
+
+from pydantic import Field, NonNegativeInt, model_validator
+
+from common.codec.config import CodecConfig
+from common.diffusion.config import DiffusionConfig
+from common.federation.config import FederationConfig, TrainingConfig
+from common.frozen import FrozenModel, fingerprint, load_yaml, parse
+from common.volume.spec import VolumeSpec
+
+
+class CodecStage(FrozenModel):
+    """First stage: the VQ-GAN and its schedule."""
+
+    model: CodecConfig = CodecConfig()
+    training: TrainingConfig
+
+
+class DiffusionStage(FrozenModel):
+    """Second stage: the latent diffusion model and its schedule."""
+
+    model: DiffusionConfig = DiffusionConfig()
+    training: TrainingConfig
+
+
+class Study(FrozenModel):
+    """Everything all sites agree on. Its hash is what a site approves and every artefact carries.
+
+    Attributes:
+        name: Short name; the run folder's default name.
+        seed: Steers initialisation, batches and noise of non-private training, never privacy noise.
+        volume: Shape, spacing and intensity of the volumes.
+        codec: First stage.
+        diffusion: Second stage.
+        federation: Sites and aggregation.
+    """
+
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,40}$")
+    seed: NonNegativeInt = 0
+    volume: VolumeSpec
+    codec: CodecStage
+    diffusion: DiffusionStage
+    federation: FederationConfig
+
+    @model_validator(mode="after")
+    def _latent_divides(self) -> "Study":
+        for axis, size, factor in zip("xyz", self.volume.shape, self.codec.model.downsampling, strict=True):
+            if size % factor:
+                raise ValueError(
+                    f"volume.shape along {axis} is {size}, which codec.model.downsampling {factor} does not "
+                    f"divide: use {size - size % factor or factor} or {size + factor - size % factor}"
+                )
+        halvings = 2 ** (len(self.diffusion.model.denoiser.channels) - 1)
+        for axis, size in zip("xyz", self.latent_shape, strict=True):
+            if size % halvings:
+                raise ValueError(
+                    f"the latent has {size} positions along {axis}, which the denoiser halves "
+                    f"{len(self.diffusion.model.denoiser.channels) - 1} times: use fewer levels in "
+                    f"diffusion.model.denoiser.channels, or a volume.shape divisible by more"
+                )
+        return self
+
+    @property
+    def latent_shape(self) -> tuple[int, int, int]:
+        """Positions of the latent along x, y, z."""
+        x, y, z = (s // f for s, f in zip(self.volume.shape, self.codec.model.downsampling, strict=True))
+        return x, y, z
+
+    @property
+    def num_classes(self) -> int:
+        """Classes that the denoiser is conditioned on; 0 without a condition."""
+        condition = self.diffusion.model.condition
+        match condition.kind:
+            case "none":
+                return 0
+            case "site":
+                return len(self.federation.sites)
+            case "class":
+                return condition.num_classes or 0
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the canonical form."""
+        return fingerprint(self)
+
+
+def load_study(path: Path) -> Study:
+    """Return the study in ``path``.
+
+    Raises:
+        ConfigError: The file is missing or says something that cannot be meant.
+    """
+    return parse(Study, load_yaml(path), where=str(path))

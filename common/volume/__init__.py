@@ -1,0 +1,1 @@
+"""Geometry and intensity of volumes, and their inverses."""
