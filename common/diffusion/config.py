@@ -7,6 +7,7 @@ from pydantic import Field, NonNegativeFloat, PositiveInt, model_validator
 from common.frozen import FrozenModel
 
 Probability = Annotated[float, Field(ge=0, le=1)]
+TimeDistribution = Literal["uniform", "logit_normal"]
 
 
 class DenoiserConfig(FrozenModel):
@@ -87,6 +88,7 @@ class DiffusionConfig(FrozenModel):
     Attributes:
         objective: ``eps`` and ``v`` diffuse with the cosine schedule; ``flow`` is rectified flow.
         num_train_steps: Timesteps T of the noise schedule (``eps`` and ``v``).
+        time_distribution: Where training times fall (``flow``).
         denoiser: The network.
         condition: What it is told.
         ema_decay: Decay per local step of the averaged denoiser that is released.
@@ -95,6 +97,7 @@ class DiffusionConfig(FrozenModel):
 
     objective: Literal["eps", "v", "flow"] = "flow"
     num_train_steps: PositiveInt = 1000
+    time_distribution: TimeDistribution = "logit_normal"
     denoiser: DenoiserConfig = DenoiserConfig()
     condition: ConditionConfig = ConditionConfig()
     ema_decay: Annotated[float, Field(ge=0, lt=1)] = 0.99

@@ -1,0 +1,1 @@
+"""The `fedvox` command: one thin file per role, no logic."""

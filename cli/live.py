@@ -1,0 +1,124 @@
+"""The live view of a run: stage, round, site, step, loss and time left, read from the run's files.
+
+The view only reads what server and sites write anyway, so it works across processes and can be
+left out without changing anything.
+"""
+
+import contextlib
+import json
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from rich.console import Group
+from rich.live import Live
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from cli.console import err
+from common.federation.messages import Stage
+from common.study import Study
+from experiments.report.events import read_events
+from server.run_folder import RunFolder
+
+REFRESH_S = 0.5
+
+
+@contextlib.contextmanager
+def live_view(run: RunFolder, study: Study, enabled: bool) -> Iterator[None]:
+    """Show the run's progress on standard error while the block runs."""
+    if not enabled:
+        yield
+        return
+    stop = threading.Event()
+    view = _View(run, study)
+    with Live(view.render(), console=err, refresh_per_second=4, transient=False) as live:
+
+        def refresh() -> None:
+            while not stop.wait(REFRESH_S):
+                live.update(view.render())
+
+        thread = threading.Thread(target=refresh, daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            stop.set()
+            thread.join()
+            live.update(view.render())
+
+
+class _View:
+    """Keeps the progress bars between refreshes, so that the time left is estimated over the run."""
+
+    def __init__(self, run: RunFolder, study: Study) -> None:
+        self.run, self.study = run, study
+        self.bars = Progress(
+            TextColumn("{task.description:<10}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("steps"),
+            TimeRemainingColumn(),
+            console=err,
+        )
+        self.tasks = {
+            Stage.CODEC.value: self.bars.add_task(
+                "codec", total=study.codec.training.total_steps, start=False
+            ),
+            Stage.DIFFUSION.value: self.bars.add_task(
+                "diffusion", total=study.diffusion.training.total_steps, start=False
+            ),
+        }
+
+    def render(self) -> Group:
+        finished = self._finished_rounds()
+        sites = [site for site in map(_read_json, self.run.sites.glob("*/progress.json")) if site]
+        for stage, task in self.tasks.items():
+            training = self.study.codec.training if stage == "codec" else self.study.diffusion.training
+            rounds = finished.get(stage, 0)
+            in_round = [s["step"] for s in sites if s["stage"] == stage and s["round"] == rounds + 1]
+            # The round is as far as the average of all sites: some may not have begun.
+            partial = sum(in_round) / len(self.study.federation.sites)
+            steps = rounds * training.local_steps + partial
+            if steps and not self.bars.tasks[task].started:
+                self.bars.start_task(task)
+            self.bars.update(task, completed=int(steps))
+        return Group(self.bars, self._site_table())
+
+    def _finished_rounds(self) -> dict[str, int]:
+        rounds: dict[str, int] = {}
+        for event in read_events(self.run.events):
+            if event.get("event") == "round_finished":
+                rounds[str(event["stage"])] = int(event["round"])
+        return rounds
+
+    def _site_table(self) -> Table:
+        table = Table(box=None, header_style="dim", padding=(0, 2))
+        for column in ("site", "stage", "round", "step", "loss", "state"):
+            table.add_column(column, justify="left" if column in {"site", "stage", "state"} else "right")
+        for path in sorted(self.run.sites.glob("*/progress.json")):
+            progress = _read_json(path)
+            if not progress:
+                continue
+            done = progress["step"] >= progress["num_steps"]
+            age = time.time() - progress["time"]
+            state = "waits" if done else "trains" if age < 60 else f"silent for {age:.0f} s"
+            table.add_row(
+                path.parent.name,
+                progress["stage"],
+                str(progress["round"]),
+                f"{progress['step']}/{progress['num_steps']}",
+                f"{progress['loss']:.4f}",
+                state,
+            )
+        return table
+
+
+def _read_json(path: Path) -> dict[str, Any] | None:
+    """Return a small file's mapping, or None while there is none."""
+    try:
+        return dict(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError):
+        return None

@@ -1,0 +1,122 @@
+"""`fedvox study`: the coordinator writes a study, checks it, runs it, resumes it, looks at it."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cli.console import err, out, print_json, table
+from cli.live import live_view
+from common.errors import RunError
+from experiments.overview import data_overview, run_status, study_overview
+from experiments.run_study import open_run, resume_run, start_run
+from experiments.study_file import load_study_file
+from experiments.study_template import write_template
+
+study_app = typer.Typer(
+    help="Write, check, run, resume and watch a study.", no_args_is_help=True, rich_markup_mode="rich"
+)
+
+StudyFile = Annotated[Path, typer.Argument(metavar="STUDY", help="The study's YAML file.")]
+DataFolder = Annotated[Path, typer.Option("--data", help="Folder of volumes, or of one folder per site.")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of text.")]
+Runs = Annotated[Path, typer.Option("--runs", help="Folder that holds all runs.")]
+RunOption = Annotated[Path, typer.Option("--run", help="Folder of the run.")]
+Device = Annotated[str, typer.Option("--device", help="Device of every simulated site: cpu or cuda.")]
+
+
+@study_app.command("init")
+def init(
+    path: Annotated[Path, typer.Argument(help="Where to write the study.")] = Path("study.yaml"),
+    site: Annotated[list[str] | None, typer.Option("--site", help="Name of a site; repeat it.")] = None,
+    shape: Annotated[str, typer.Option("--shape", help="Voxels along x, y, z.")] = "32,32,32",
+    spacing: Annotated[str, typer.Option("--spacing", help="Millimetres along x, y, z.")] = "4,4,4",
+) -> None:
+    """Write a commented study to start from.
+
+    Example: [bold]fedvox study init study.yaml --site north --site south[/]
+    """
+    write_template(path, tuple(site or ("north", "south", "west")), shape, spacing)
+    out.print(f"wrote {path}; next: fedvox study check {path}", highlight=False)
+
+
+@study_app.command("check")
+def check(
+    study_file: StudyFile, data: Annotated[Path | None, typer.Option("--data")] = None, json: Json = False
+) -> None:
+    """Say what a study means, and whether the data fits it, before anything is trained.
+
+    Example: [bold]fedvox study check study.yaml --data /data/breast-mri[/]
+    """
+    study, plan = load_study_file(study_file)
+    facts = study_overview(study)
+    sites = data_overview(study, plan, data) if data is not None else {}
+    if json:
+        print_json({"study": facts, "sites": sites})
+        return
+    out.print(table(f"{study.name}: the study", ["what", "value"], [[k, str(v)] for k, v in facts.items()]))
+    if sites:
+        rows = [[name, *(str(v) for v in facts.values())] for name, facts in sites.items()]
+        out.print(table("the sites' data", ["site", *next(iter(sites.values()))], rows))
+    out.print("[green]the study can be run[/]")
+
+
+@study_app.command("run")
+def run(
+    study_file: StudyFile,
+    data: DataFolder,
+    name: Annotated[
+        str | None, typer.Option("--name", help="Name of the run; the study's by default.")
+    ] = None,
+    runs: Runs = Path("runs"),
+    device: Device = "cpu",
+    json: Json = False,
+) -> None:
+    """Run a study with all its sites on this machine, or go on with an interrupted run of it.
+
+    Example: [bold]fedvox study run study.yaml --data /data/breast-mri[/]
+    """
+    study, plan = load_study_file(study_file)
+    folder = runs / (name or study.name)
+    prepared = open_run(study, plan, data, folder, device)
+    with live_view(prepared.run, study, enabled=not json):
+        start_run(prepared)
+    _finish(folder, json)
+
+
+@study_app.command("resume")
+def resume(run_folder: RunOption, json: Json = False) -> None:
+    """Go on with an interrupted run, on the data it was started with.
+
+    Example: [bold]fedvox study resume --run runs/hippocampus[/]
+    """
+    prepared = resume_run(run_folder)
+    with live_view(prepared.run, prepared.study, enabled=not json):
+        start_run(prepared)
+    _finish(run_folder, json)
+
+
+@study_app.command("status")
+def status(run_folder: RunOption, json: Json = False) -> None:
+    """Say how far a run is, what each site last did, and what failed.
+
+    Example: [bold]fedvox study status --run runs/hippocampus[/]
+    """
+    facts = run_status(run_folder)
+    if json:
+        print_json(facts)
+        return
+    rows = [[key, str(value)] for key, value in facts.items() if not isinstance(value, dict | list)]
+    out.print(table(f"run {run_folder}", ["what", "value"], rows))
+    for problem in facts["problems"]:
+        out.print(f"[yellow]problem:[/] {problem}", highlight=False)
+
+
+def _finish(folder: Path, json: bool) -> None:
+    facts = run_status(folder)
+    if facts["state"] != "finished":
+        raise RunError(f"{folder} did not finish", "see its events.jsonl and flower.log")
+    if json:
+        print_json(facts)
+    else:
+        err.print(f"finished; next: fedvox synth --run {folder} --num 64", highlight=False)

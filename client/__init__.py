@@ -1,0 +1,1 @@
+"""Runs inside a hospital: the only place that opens a patient file."""

@@ -1,0 +1,105 @@
+"""A site: does the orders of one study on its own volumes, and answers with tensors or a code.
+
+The same object runs inside Flower's simulation, in tests and at a hospital; only who calls
+`execute` differs. Whatever goes wrong inside, what leaves is one of the codes of `ErrorCode`; the
+text stays in the site's own log.
+"""
+
+import errno
+import logging
+
+import torch
+
+from client.codec_stage import train_codec_round
+from client.compute import applied
+from client.dataset import VolumeDataset
+from client.diffusion_stage import train_diffusion_round
+from client.latent_store import LatentStore
+from client.progress import ProgressFile, StepCallback
+from client.site_config import SiteConfig
+from client.training_round import SiteContext
+from common.errors import ErrorCode, FedvoxError
+from common.federation.allow_list import check_report
+from common.federation.messages import FailureReport, Report, Stage, TrainOrder, TrainReport
+from common.study import Study
+
+logger = logging.getLogger("fedvox.site")
+
+
+class Site:
+    """One site of one study.
+
+    Args:
+        config: The site's own file: data, device, state folder.
+        study: The study as the site knows it; orders of another are refused.
+        stream: Name that the site's random streams are keyed with; the site's own name unless a
+            test wants two sites to draw alike.
+        on_step: Called after every local step; by default progress is written to the state folder.
+    """
+
+    def __init__(
+        self,
+        config: SiteConfig,
+        study: Study,
+        stream: str | None = None,
+        on_step: StepCallback | None = None,
+    ) -> None:
+        self.config = config
+        self.study = study
+        self.stream = stream or config.name
+        self.on_step = on_step or ProgressFile(config.state / "progress.json")
+        self._dataset: VolumeDataset | None = None
+
+    @property
+    def name(self) -> str:
+        """The site's name in the study."""
+        return self.config.name
+
+    @property
+    def dataset(self) -> VolumeDataset:
+        """The site's volumes, opened and checked at first use.
+
+        Raises:
+            DataError: A file is not what the study needs.
+        """
+        if self._dataset is None:
+            self._dataset = VolumeDataset.open(self.config, self.study.volume)
+        return self._dataset
+
+    def execute(self, order: TrainOrder) -> Report:
+        """Do one order; never raises for what an order or a file can cause."""
+        try:
+            report = self._train(order)
+            check_report(report, order)
+        except FedvoxError as error:
+            logger.exception("order refused or failed")
+            return FailureReport(self.name, error.code)
+        except torch.OutOfMemoryError:
+            logger.exception("out of memory")
+            return FailureReport(self.name, ErrorCode.MEMORY)
+        except OSError as error:
+            logger.exception("operating system error")
+            full = error.errno in {errno.ENOSPC, errno.EDQUOT}
+            return FailureReport(self.name, ErrorCode.DISK if full else ErrorCode.DATA)
+        except Exception:
+            logger.exception("unexpected error")
+            return FailureReport(self.name, ErrorCode.INTERNAL)
+        return report
+
+    def _train(self, order: TrainOrder) -> TrainReport:
+        if order.study_digest != self.study.digest or order.site != self.name:
+            raise WrongOrderError(f"order for study {order.study_digest[:12]}, site {order.site}")
+        with applied(self.config.compute) as device:
+            context = SiteContext(
+                self.study, self.dataset, self.config.compute, device, self.stream, self.on_step
+            )
+            if order.stage is Stage.CODEC:
+                return train_codec_round(order, context)
+            store = LatentStore(self.config.state / "latents", self.study, device)
+            return train_diffusion_round(order, context, store)
+
+
+class WrongOrderError(FedvoxError):
+    """An order of another study, or for another site."""
+
+    code = ErrorCode.CONFIG

@@ -1,0 +1,102 @@
+"""site.yaml: what only the site knows about its data and its machine.
+
+    name: alder
+    data: /data/breast-mri        # folder of NIfTI files, or with images/ and labels/
+    patients: patients.csv        # optional: which file is of which patient
+    select: {site: alder, part: [generator, labelled]}   # optional: which rows of that table
+    compute: {device: cuda, threads: 8}
+    state: /var/lib/fedvox        # caches and the site's own files
+
+Relative paths are meant from the folder of the file they stand in.
+"""
+
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import BeforeValidator, Field, PositiveInt, model_validator
+
+from common.federation.config import SiteName
+from common.frozen import FrozenModel, load_yaml, parse
+
+
+def _as_tuple(value: object) -> object:
+    """Let ``part: test`` mean ``part: [test]``."""
+    return (value,) if isinstance(value, str) else value
+
+
+class Selection(FrozenModel):
+    """The rows of the patient table that are this site's; an absent key selects all.
+
+    Attributes:
+        site: Value of the column ``site``.
+        part: Values of the column ``part``.
+    """
+
+    site: str | None = None
+    part: Annotated[tuple[str, ...], BeforeValidator(_as_tuple)] | None = None
+
+    def __str__(self) -> str:
+        site = [f"site '{self.site}'"] if self.site is not None else []
+        part = [f"part '{', '.join(self.part)}'"] if self.part is not None else []
+        return " and ".join(site + part) or "all rows"
+
+
+class Compute(FrozenModel):
+    """What changes only speed and memory.
+
+    Attributes:
+        device: ``cpu``, ``cuda`` or ``cuda:1``.
+        threads: Threads that torch may use; all cores if absent.
+        amp: Train in mixed precision.
+    """
+
+    device: str = Field(default="cpu", pattern=r"^(cpu|cuda(:\d+)?)$")
+    threads: PositiveInt | None = None
+    amp: bool = False
+
+
+class SiteConfig(FrozenModel):
+    """One hospital's side of a study.
+
+    Attributes:
+        name: The site's name in the study.
+        data: Folder with the volumes.
+        patients: CSV with the columns file, patient and, if wanted, class, site and part. Without it
+            every exam counts as its own patient.
+        select: Rows of that table to use.
+        compute: Device and threads.
+        state: Folder for the site's own files; it holds data derived from patients.
+        cache: Folder of preprocessed volumes; ``state``/cache if absent. May be deleted at any time.
+    """
+
+    name: SiteName
+    data: Path
+    patients: Path | None = None
+    select: Selection | None = None
+    compute: Compute = Compute()
+    state: Path = Path("state")
+    cache: Path | None = None
+
+    @model_validator(mode="after")
+    def _selects_from_a_table(self) -> "SiteConfig":
+        if self.select is not None and self.patients is None:
+            raise ValueError("select needs a patient table: name its CSV as patients")
+        return self
+
+    @property
+    def cache_folder(self) -> Path:
+        """Where preprocessed volumes are kept."""
+        return self.cache if self.cache is not None else self.state / "cache"
+
+
+def load_site_config(path: Path) -> SiteConfig:
+    """Return the site file at ``path``, its paths made absolute.
+
+    Raises:
+        ConfigError: The file is missing or says something that cannot be meant.
+    """
+    config = parse(SiteConfig, load_yaml(path), where=str(path))
+    folder = path.resolve().parent
+    paths = {key: getattr(config, key) for key in ("data", "patients", "state", "cache")}
+    anchored = {key: folder / value.expanduser() for key, value in paths.items() if value is not None}
+    return config.model_copy(update=anchored)

@@ -1,0 +1,42 @@
+"""Nearest code of every latent vector, in bounded memory.
+
+    argmin_k ‖z - e_k‖² = argmin_k (‖e_k‖² - 2 z·e_k)
+
+A dense search holds positions x codes distances (and, in the paper's code, one-hot matrices of the same
+size: 56 GiB at 256x256x32). Here a chunk of positions at a time meets all codes.
+"""
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+DISTANCES_PER_CHUNK = 1 << 22  # 16 MiB of float32
+
+
+@torch.no_grad()
+def nearest_codes(
+    vectors: Float[Tensor, "position code_dim"], codes: Float[Tensor, "code code_dim"]
+) -> Int[Tensor, " position"]:
+    """Return the index of the nearest code of each vector, in float32 also under autocast."""
+    with torch.autocast(vectors.device.type, enabled=False):
+        table = codes.float()
+        squares = table.square().sum(dim=1)
+        factors = (-2 * table).T.contiguous()
+        rows = max(1, DISTANCES_PER_CHUNK // len(table))
+        parts = [
+            torch.addmm(squares, part.float(), factors).argmin(dim=1) for part in torch.split(vectors, rows)
+        ]
+        return torch.cat(parts) if parts else vectors.new_zeros(0, dtype=torch.long)
+
+
+def to_vectors(latent: Float[Tensor, "batch code_dim u v w"]) -> Float[Tensor, "position code_dim"]:
+    """Return one row per position, examples one after another."""
+    return latent.movedim(1, -1).reshape(-1, latent.shape[1])
+
+
+def to_latent(
+    vectors: Float[Tensor, "position code_dim"], like: Float[Tensor, "batch code_dim u v w"]
+) -> Float[Tensor, "batch code_dim u v w"]:
+    """Return the inverse of `to_vectors`, for a latent of the shape of ``like``."""
+    batch, code_dim, *spatial = like.shape
+    return vectors.reshape(batch, *spatial, code_dim).movedim(-1, 1)

@@ -1,0 +1,1 @@
+"""The researcher's desk: phantoms, simulation, baselines, reports."""

@@ -1,0 +1,1 @@
+"""Federated against pooled and local-only training, on test patients."""

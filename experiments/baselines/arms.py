@@ -1,0 +1,77 @@
+"""The models that are compared: what each learns from, and for how many steps.
+
+Equal steps means R x S sequential optimizer steps of one batch size. A federated site makes S in each
+of R rounds; the pooled and local-only models make the same R x S alone. The pooled model also gets
+three times as many, which is what three sites compute together.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from client.site_config import Compute, Selection, SiteConfig
+from common.study import Study
+
+LONGER = 3
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One model of the comparison.
+
+    Attributes:
+        name: ``federated``, ``pooled``, ``pooled-3x`` or ``local-SITE``.
+        study: The study with this arm's sites and rounds.
+        selections: The rows of the split that each site of the arm learns from.
+    """
+
+    name: str
+    study: Study
+    selections: Mapping[str, Selection]
+
+    def site_configs(self, data: Path, split: Path, folder: Path, compute: Compute) -> dict[str, SiteConfig]:
+        """Return the site files of this arm, with their state under ``folder``."""
+        return {
+            site: SiteConfig(
+                name=site,
+                data=data,
+                patients=split,
+                select=selection,
+                compute=compute,
+                state=folder / "sites" / site,
+            )
+            for site, selection in self.selections.items()
+        }
+
+
+def arms_of(study: Study, parts: tuple[str, ...]) -> tuple[Arm, ...]:
+    """Return every arm of the comparison for one study.
+
+    Args:
+        study: The federated study.
+        parts: Parts of the split that a generator may learn from.
+    """
+    own = {site: Selection(site=site, part=parts) for site in study.federation.sites}
+    everyone = {"pooled": Selection(part=parts)}
+    alone = _with_sites(study, ("pooled",))
+    return (
+        Arm("federated", study, own),
+        Arm("pooled", alone, everyone),
+        Arm(f"pooled-{LONGER}x", _with_rounds(alone, LONGER), everyone),
+        *(Arm(f"local-{site}", _with_sites(study, (site,)), {site: own[site]}) for site in own),
+    )
+
+
+def _with_sites(study: Study, sites: tuple[str, ...]) -> Study:
+    federation = study.federation.model_copy(update={"sites": sites, "weights": None, "min_sites": None})
+    return study.model_copy(update={"federation": federation})
+
+
+def _with_rounds(study: Study, factor: int) -> Study:
+    codec, diffusion = (
+        stage.model_copy(
+            update={"training": stage.training.model_copy(update={"rounds": factor * stage.training.rounds})}
+        )
+        for stage in (study.codec, study.diffusion)
+    )
+    return study.model_copy(update={"codec": codec, "diffusion": diffusion})

@@ -1,0 +1,52 @@
+"""Train one arm to its end, or go on where an earlier call stopped."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from client.site import Site
+from client.site_config import Compute
+from experiments.baselines.arms import Arm
+from experiments.in_process import InProcessTransport
+from experiments.simulate import check_sites
+from server.checkpoint import CheckpointStore
+from server.events import EventLog
+from server.rounds import run_study
+from server.run_folder import RunFolder
+from server.state import GlobalState
+
+
+@dataclass(frozen=True)
+class TrainedArm:
+    """An arm with its final state.
+
+    Attributes:
+        arm: Which model.
+        state: Codec and denoiser after the last round.
+        run: Its folder.
+    """
+
+    arm: Arm
+    state: GlobalState
+    run: RunFolder
+
+
+def train_arm(arm: Arm, data: Path, split: Path, folder: Path, compute: Compute) -> TrainedArm:
+    """Return ``arm`` trained; a finished one is read from its newest checkpoint.
+
+    Args:
+        arm: Which model.
+        data: Folder of volumes.
+        split: Which file is of which patient, site and part.
+        folder: The arm's run folder.
+        compute: Device and threads.
+
+    Raises:
+        FedvoxError: What stopped the training.
+    """
+    configs = arm.site_configs(data, split, folder, compute)
+    datasets = check_sites(arm.study, configs)
+    digests = {name: dataset.digest for name, dataset in datasets.items()}
+    run = RunFolder.create_or_resume(folder, arm.study, source={"sites": digests})
+    transport = InProcessTransport({name: Site(config, arm.study) for name, config in configs.items()})
+    store = CheckpointStore(run.checkpoints, arm.study.digest)
+    return TrainedArm(arm, run_study(arm.study, transport, store, EventLog(run.events)), run)

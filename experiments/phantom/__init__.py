@@ -1,0 +1,1 @@
+"""Procedural breast-MRI phantoms of three hospitals."""

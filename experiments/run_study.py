@@ -1,0 +1,105 @@
+"""Open a run folder for a study and its data, and run or resume it there."""
+
+import contextlib
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from client.site_config import Compute, SiteConfig, load_site_config
+from common.errors import FedvoxError, RunError
+from common.study import Study
+from experiments.simulate import Workers, check_sites, simulate, site_configs
+from experiments.study_file import SimulationPlan
+from server.checkpoint import CheckpointStore
+from server.run_folder import RUN_FILE, RunFolder
+from server.state import is_finished
+
+
+@dataclass(frozen=True)
+class PreparedRun:
+    """A run folder that matches its study and data, ready to be started.
+
+    Attributes:
+        study: The study.
+        configs: Each site's file.
+        run: The folder.
+        workers: Sites at a time, and threads of each.
+    """
+
+    study: Study
+    configs: Mapping[str, SiteConfig]
+    run: RunFolder
+    workers: Workers
+
+
+def open_run(
+    study: Study, plan: SimulationPlan, data: Path, folder: Path, device: str = "cpu"
+) -> PreparedRun:
+    """Check the data, and create the run's folder or open an earlier start of the same run.
+
+    Raises:
+        DataError: The data is not what the study needs; nothing was written.
+        RunError: The folder holds another study, or was started on other data.
+    """
+    if (folder / RUN_FILE).exists():
+        return _reopen(study, folder, data_must_lie_in=data)
+    workers = Workers.for_machine(len(study.federation.sites))
+    compute = Compute(device=device, threads=workers.threads)
+    configs = site_configs(study, plan, data, folder / "sites", compute)
+    return _prepare(study, configs, folder, workers)
+
+
+def resume_run(folder: Path) -> PreparedRun:
+    """Open an earlier start of a run on the data it was started with.
+
+    Raises:
+        RunError: There is no such run, or its data has changed.
+    """
+    return _reopen(RunFolder.open(folder).study(), folder, data_must_lie_in=None)
+
+
+def start_run(prepared: PreparedRun) -> None:
+    """Run or resume to the end; a finished run is left as it is.
+
+    Raises:
+        FedvoxError: What stopped the run.
+    """
+    store = CheckpointStore(prepared.run.checkpoints, prepared.study.digest)
+    state = store.load_newest()
+    if state is not None and is_finished(state, prepared.study):
+        return
+    simulate(prepared.configs, prepared.run, prepared.workers)
+
+
+def _reopen(study: Study, folder: Path, data_must_lie_in: Path | None) -> PreparedRun:
+    # The stored site files, not new ones: another number of threads would round differently.
+    files = sorted((folder / "sites").glob("*/site.yaml"))
+    configs = {config.name: config for config in map(load_site_config, files)}
+    if set(configs) != set(study.federation.sites):
+        raise RunError(f"{folder} was started with sites {', '.join(configs)}", "choose another --name")
+    threads = next(iter(configs.values())).compute.threads or 1
+    workers = Workers(Workers.for_machine(len(configs)).count, threads)
+    if data_must_lie_in is not None:
+        root = data_must_lie_in.resolve()
+        for config in configs.values():
+            if root not in (config.data, *config.data.parents):
+                raise RunError(
+                    f"{folder} was started on {config.data}, not on {data_must_lie_in}",
+                    "give that folder, or choose another --name",
+                )
+    return _prepare(study, configs, folder, workers)
+
+
+def _prepare(study: Study, configs: Mapping[str, SiteConfig], folder: Path, workers: Workers) -> PreparedRun:
+    try:
+        datasets = check_sites(study, configs)
+    except FedvoxError:
+        if not (folder / RUN_FILE).exists():
+            shutil.rmtree(folder / "sites", ignore_errors=True)
+            with contextlib.suppress(OSError):  # the folder was there before, with something in it
+                folder.rmdir()
+        raise
+    digests = {name: dataset.digest for name, dataset in sorted(datasets.items())}
+    run = RunFolder.create_or_resume(folder, study, source={"sites": digests})
+    return PreparedRun(study, configs, run, workers)

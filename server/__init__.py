@@ -1,0 +1,1 @@
+"""Runs at the coordinator: rounds, aggregation, synthesis; never sees a patient."""

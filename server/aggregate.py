@@ -1,0 +1,58 @@
+"""From valid reports to the next global state."""
+
+from collections.abc import Mapping, Sequence
+
+from common.codec.codebook import is_codebook_sum, split_dead_codes_of
+from torch import Tensor
+
+from common.diffusion.ema import ema_update, warmed_decay
+from common.federation.messages import Stage, TrainReport
+from common.federation.update import Update, total
+from common.study import Study
+from server.server_optimizer import ServerOptimizer
+from server.state import GlobalState
+
+
+def next_state(state: GlobalState, reports: Sequence[TrainReport], study: Study) -> GlobalState:
+    """Return the global state after a round.
+
+    Args:
+        state: The state the round started from.
+        reports: Valid reports; they are summed in site-name order whatever order they are given in.
+        study: Weights and strategy.
+    """
+    ordered = sorted(reports, key=lambda report: report.site)
+    mean = total(
+        Update.of(report.parameters, study.federation.weight(report.site)) for report in ordered
+    ).mean()
+    round_index = state.round_index + 1
+    trained, slots = _apply_strategy(state, mean, round_index, study)
+    if state.stage is Stage.CODEC:
+        return GlobalState(Stage.CODEC, round_index, codec=split_dead_codes_of(trained), optimizer=slots)
+    diffusion = study.diffusion
+    decay = warmed_decay(diffusion.model.ema_decay, round_index, diffusion.training.local_steps)
+    average = ema_update(state.denoiser_average, trained, decay)
+    return GlobalState(
+        Stage.DIFFUSION,
+        round_index,
+        codec=state.codec,
+        denoiser=trained,
+        denoiser_average=average,
+        optimizer=slots,
+    )
+
+
+def _apply_strategy(
+    state: GlobalState, mean: Mapping[str, Tensor], round_index: int, study: Study
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Return the new parameters in the old ones' dtypes, and the server optimizer's moments.
+
+    Codebook sums pass by the server's optimizer: a momentum on counts would make them negative.
+    """
+    sums = {name: tensor for name, tensor in mean.items() if is_codebook_sum(name)}
+    parameters = {name: tensor for name, tensor in mean.items() if name not in sums}
+    current = {name: state.trained[name] for name in parameters}
+    optimizer = ServerOptimizer(study.federation.strategy)
+    stepped, slots = optimizer.step(current, parameters, state.optimizer, round_index)
+    combined = {**stepped, **sums}
+    return {name: combined[name].to(state.trained[name].dtype) for name in state.trained}, slots

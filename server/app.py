@@ -1,0 +1,39 @@
+"""Flower's ServerApp: `server.app:app`.
+
+The run's folder comes from the run configuration (`run-folder`) or, in simulation, from the
+environment variable ``FEDVOX_RUN_FOLDER``.
+"""
+
+import os
+from pathlib import Path
+
+from flwr.app import Context
+from flwr.serverapp import Grid, ServerApp
+
+from common.errors import RunError
+from server.checkpoint import CheckpointStore
+from server.events import EventLog
+from server.flower_transport import FlowerTransport
+from server.rounds import run_study
+from server.run_folder import RunFolder
+
+RUN_FOLDER_VARIABLE = "FEDVOX_RUN_FOLDER"
+CONNECT_DEADLINE_S = 600.0
+
+app = ServerApp()
+
+
+@app.main()
+def main(grid: Grid, context: Context) -> None:
+    """Run or resume the study of the run folder."""
+    run = RunFolder.open(_run_folder(context))
+    study = run.study()
+    transport = FlowerTransport(grid, study.federation.sites, CONNECT_DEADLINE_S)
+    run_study(study, transport, CheckpointStore(run.checkpoints, study.digest), EventLog(run.events))
+
+
+def _run_folder(context: Context) -> Path:
+    configured = context.run_config.get("run-folder") or os.environ.get(RUN_FOLDER_VARIABLE)
+    if not configured:
+        raise RunError("no run folder given", f"set run-folder in the run config or {RUN_FOLDER_VARIABLE}")
+    return Path(str(configured))

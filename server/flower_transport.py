@@ -1,0 +1,94 @@
+"""Orders and reports over Flower's Grid."""
+
+import time
+from collections.abc import Sequence
+
+from flwr.app import Message, MessageType, RecordDict
+from flwr.serverapp import Grid
+
+from common.errors import FederationError, WireError
+from common.federation.messages import Report, TrainOrder
+from common.federation.wire import num_bytes, order_to_records, report_from_records
+from server.transport import Exchange
+
+HELLO = f"{MessageType.QUERY}.hello"
+POLL_S = 0.2
+
+
+class FlowerTransport:
+    """Delivers orders to Flower nodes, which say once which site each of them is.
+
+    Args:
+        grid: Flower's grid.
+        sites: Names of the sites of the study.
+        connect_deadline_s: Seconds to wait until every site has said its name.
+
+    Raises:
+        FederationError: A site did not connect in time, or two nodes claim one name.
+    """
+
+    def __init__(self, grid: Grid, sites: Sequence[str], connect_deadline_s: float) -> None:
+        self.grid = grid
+        self.node_of = self._find_sites(sites, connect_deadline_s)
+
+    def exchange(self, orders: Sequence[TrainOrder], deadline_s: float) -> Exchange:
+        """Return what arrived within ``deadline_s`` seconds; late replies are not waited for."""
+        messages, bytes_down = [], 0
+        for order in orders:
+            records = order_to_records(order)
+            bytes_down += num_bytes(records)
+            messages.append(self._message(records, MessageType.TRAIN, self.node_of[order.site], deadline_s))
+        reports: list[Report] = []
+        bytes_up = 0
+        for reply in self._send_and_receive(messages, deadline_s):
+            if reply.has_error():
+                continue  # Flower's own failures carry free text: a missing report is what they mean
+            bytes_up += num_bytes(reply.content)
+            try:
+                reports.append(report_from_records(reply.content))
+            except WireError:
+                continue
+        return Exchange(reports, bytes_down, bytes_up)
+
+    def _find_sites(self, sites: Sequence[str], deadline_s: float) -> dict[str, int]:
+        give_up = time.monotonic() + deadline_s
+        known: dict[str, int] = {}
+        asked: set[int] = set()
+        while True:
+            new = [node for node in self.grid.get_node_ids() if node not in asked]
+            asked.update(new)
+            messages = [self._message(RecordDict(), HELLO, node, deadline_s) for node in new]
+            for reply in self._send_and_receive(messages, max(1.0, give_up - time.monotonic())):
+                if reply.has_error():
+                    continue
+                name = str(reply.content.config_records["site"]["name"])
+                if name in known:
+                    raise FederationError(f"two nodes call themselves {name}", "give each site its own name")
+                known[name] = reply.metadata.src_node_id
+            missing = sorted(set(sites) - set(known))
+            if not missing:
+                return known
+            if time.monotonic() > give_up:
+                raise FederationError(
+                    f"sites not connected after {deadline_s:.0f} s: {', '.join(missing)}",
+                    "start them, or edit federation.sites",
+                )
+            time.sleep(POLL_S)
+
+    def _message(self, records: RecordDict, kind: str, node: int, ttl_s: float) -> Message:
+        return Message(records, dst_node_id=node, message_type=kind, ttl=ttl_s + 60.0)
+
+    def _send_and_receive(self, messages: list[Message], deadline_s: float) -> list[Message]:
+        """Return the replies that came in time; Flower's own call polls only every 3 seconds."""
+        if not messages:
+            return []
+        waiting = set(self.grid.push_messages(messages))
+        give_up = time.monotonic() + deadline_s
+        replies: list[Message] = []
+        while waiting and time.monotonic() < give_up:
+            arrived = list(self.grid.pull_messages(sorted(waiting)))
+            replies.extend(arrived)
+            waiting -= {reply.metadata.reply_to_message_id for reply in arrived}
+            if waiting:
+                time.sleep(POLL_S)
+        return replies

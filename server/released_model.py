@@ -1,0 +1,82 @@
+"""The global model of a run, ready to be sampled."""
+
+from dataclasses import dataclass
+
+import torch
+from common.codec.codec import Codec
+
+from common.artifact import digest_of_tensors
+from common.diffusion.latent_scale import LatentScale
+from common.diffusion.unet import UNetDenoiser, load_denoiser
+from common.errors import RunError
+from common.federation.messages import Stage
+from common.federation.seeds import seeded_generator
+from common.study import Study
+from server.checkpoint import CheckpointStore
+from server.run_folder import RunFolder
+from server.state import GlobalState
+
+
+@dataclass(frozen=True)
+class ReleasedModel:
+    """Codec, averaged denoiser and latent scale of one run.
+
+    Attributes:
+        study: The study they were trained in.
+        codec: The frozen codec, in eval mode.
+        denoiser: The averaged denoiser, in eval mode.
+        scale: From latents to the denoiser's range and back.
+        digest: SHA-256 over the tensors of both networks.
+        rounds: Finished rounds of the diffusion stage.
+    """
+
+    study: Study
+    codec: Codec
+    denoiser: UNetDenoiser
+    scale: LatentScale
+    digest: str
+    rounds: int
+
+
+def load_codec(study: Study, state: GlobalState, device: torch.device) -> Codec:
+    """Return the codec of ``state`` in eval mode."""
+    codec = Codec(study.codec.model, study.volume.num_channels, seeded_generator(study.seed, "shape only"))
+    codec.load_state_dict(state.frozen_codec)
+    return codec.to(device).eval()
+
+
+def load_released_model(run: RunFolder, device: torch.device) -> ReleasedModel:
+    """Return the newest model of a run.
+
+    Raises:
+        RunError: The run has not finished a diffusion round yet.
+        ArtifactError: Its checkpoint is damaged.
+    """
+    study = run.study()
+    state = CheckpointStore(run.checkpoints, study.digest).load_newest()
+    if state is None or state.stage is not Stage.DIFFUSION:
+        raise RunError(f"{run.path} has no trained denoiser yet", "finish it: fedvox study resume --run ...")
+    return released_model(study, state, device)
+
+
+def released_model(study: Study, state: GlobalState, device: torch.device) -> ReleasedModel:
+    """Return the model of a state of the diffusion stage."""
+    codec = load_codec(study, state, device)
+    denoiser = load_denoiser(
+        study.diffusion.model.denoiser,
+        study.codec.model.code_dim,
+        study.num_classes,
+        dict(state.denoiser_average),
+    )
+    denoiser.to(device).eval()
+    tensors = {f"codec.{k}": v for k, v in state.frozen_codec.items()}
+    tensors |= {f"denoiser.{k}": v for k, v in state.denoiser_average.items()}
+    return ReleasedModel(
+        study, codec, denoiser, LatentScale.from_moments(*codec.codebook_moments()),
+        digest_of_tensors(tensors), state.round_index,
+    )  # fmt: skip
+
+
+def balanced_label(study: Study, index: int) -> int | None:
+    """Return the label of synthetic volume ``index``: classes in turn, or None without a condition."""
+    return index % study.num_classes if study.num_classes else None
