@@ -8,9 +8,10 @@ import typer
 from cli.console import err, out, print_json, table
 from cli.live import live_view
 from common.errors import RunError
+from experiments.finish_run import finish_run, test_datasets
 from experiments.overview import data_overview, run_status, study_overview
-from experiments.run_study import open_run, resume_run, start_run
-from experiments.study_file import load_study_file
+from experiments.run_study import PreparedRun, open_run, resume_run, start_run
+from experiments.study_file import SimulationPlan, load_study_file
 from experiments.study_template import write_template
 
 study_app = typer.Typer(
@@ -22,6 +23,7 @@ DataFolder = Annotated[Path, typer.Option("--data", help="Folder of volumes, or 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of text.")]
 Runs = Annotated[Path, typer.Option("--runs", help="Folder that holds all runs.")]
 RunOption = Annotated[Path, typer.Option("--run", help="Folder of the run.")]
+NUM_SYNTHETIC = 32  # enough for the report's metrics
 Device = Annotated[str, typer.Option("--device", help="Device of every simulated site: cpu or cuda.")]
 
 
@@ -81,7 +83,7 @@ def run(
     prepared = open_run(study, plan, data, folder, device)
     with live_view(prepared.run, study, enabled=not json):
         start_run(prepared)
-    _finish(folder, json)
+    _finish(prepared, plan, json)
 
 
 @study_app.command("resume")
@@ -93,7 +95,7 @@ def resume(run_folder: RunOption, json: Json = False) -> None:
     prepared = resume_run(run_folder)
     with live_view(prepared.run, prepared.study, enabled=not json):
         start_run(prepared)
-    _finish(run_folder, json)
+    _finish(prepared, SimulationPlan(), json)
 
 
 @study_app.command("status")
@@ -112,11 +114,15 @@ def status(run_folder: RunOption, json: Json = False) -> None:
         out.print(f"[yellow]problem:[/] {problem}", highlight=False)
 
 
-def _finish(folder: Path, json: bool) -> None:
+def _finish(prepared: PreparedRun, plan: SimulationPlan, json: bool) -> None:
+    folder = prepared.run.path
+    if not (folder / "report.html").exists():
+        finish_run(prepared, test_datasets(prepared, plan), NUM_SYNTHETIC)
     facts = run_status(folder)
     if facts["state"] != "finished":
         raise RunError(f"{folder} did not finish", "see its events.jsonl and flower.log")
     if json:
         print_json(facts)
     else:
-        err.print(f"finished; next: fedvox synth --run {folder} --num 64", highlight=False)
+        err.print(f"finished; look at {folder / 'report.html'}", highlight=False)
+        err.print(f"more volumes: fedvox synth --run {folder} --num 64 --out FOLDER", highlight=False)

@@ -110,10 +110,12 @@ class RealSets:
     """Real volumes that synthetic ones are held against, one per patient, equally many.
 
     Attributes:
-        training: Patients that the generator learned from; they set scales and bandwidth.
+        reference: Every patient that the generator learned from; they set scales and bandwidth.
+        training: As many of them as there are test patients: the floor.
         test: Patients that it never saw.
     """
 
+    reference: VolumeBatch
     training: VolumeBatch
     test: VolumeBatch
 
@@ -132,7 +134,12 @@ def real_sets(
     Raises:
         MetricError: There are fewer patients.
     """
-    return RealSets(*(one_volume_per_patient(datasets, num, seed) for datasets in (training, test)))
+    everyone = sum(dataset.num_patients for dataset in training)
+    return RealSets(
+        reference=one_volume_per_patient(training, everyone, seed),
+        training=one_volume_per_patient(training, num, seed),
+        test=one_volume_per_patient(test, num, seed),
+    )
 
 
 def one_volume_per_patient(datasets: Sequence[VolumeDataset], num: int, seed: int) -> VolumeBatch:
@@ -177,13 +184,11 @@ def evaluate_synthetic(real: RealSets, synthetic: VolumeBatch, study: Study, see
 
 
 def _distances(extractor: Extractor, real: RealSets, synthetic: VolumeBatch, seed: int) -> dict[str, Any]:
-    raw = extract(extractor, real.training)
+    raw = extract(extractor, real.reference)
     scale = Standardizer.fit(raw)
-    training, test, made = (
-        scale(f) for f in (raw, extract(extractor, real.test), extract(extractor, synthetic))
-    )
-    bandwidth = median_bandwidth(training)
-    components = PrincipalComponents.fit(training)
+    bandwidth = median_bandwidth(scale(raw))
+    components = PrincipalComponents.fit(scale(raw))
+    training, test, made = (scale(extract(extractor, v)) for v in (real.training, real.test, synthetic))
     generator = seeded_generator(seed, "synthetic intervals")
     return {
         "mmd": _interval(bootstrap_mmd(test, made, bandwidth, generator)),

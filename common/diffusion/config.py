@@ -36,7 +36,9 @@ class DenoiserConfig(FrozenModel):
         for width in self.channels:
             if width % self.norm_groups:
                 raise ValueError(f"channels {width} is not a multiple of norm_groups {self.norm_groups}")
-        for width, attended in zip(self.channels, self.attention, strict=True):
+        # The middle block attends whatever the lowest level does.
+        attends = (*self.attention[:-1], True)
+        for width, attended in zip(self.channels, attends, strict=True):
             if attended and width % self.head_channels:
                 raise ValueError(f"channels {width} is not a multiple of head_channels {self.head_channels}")
         return self

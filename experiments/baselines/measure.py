@@ -93,7 +93,7 @@ def mmd_difference(first: VolumeBatch, second: VolumeBatch, real: RealSets) -> d
     """Return MMD² of the first set minus that of the second, to all sites' test patients, per extractor."""
     result = {}
     for name, extractor in EXTRACTORS.items():
-        raw = extract(extractor, real.training)
+        raw = extract(extractor, real.reference)
         scale = Standardizer.fit(raw)
         test, one, other = (scale(extract(extractor, v)) for v in (real.test, first, second))
         bandwidth = median_bandwidth(scale(raw))
