@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-DISTANCES_PER_CHUNK = 1 << 22  # 16 MiB of float32
+DISTANCES_PER_CHUNK = 1 << 19  # 2 MiB of float32: what a core's cache holds
 
 
 @torch.no_grad()
@@ -27,6 +27,13 @@ def nearest_codes(
             torch.addmm(squares, part.float(), factors).argmin(dim=1) for part in torch.split(vectors, rows)
         ]
         return torch.cat(parts) if parts else vectors.new_zeros(0, dtype=torch.long)
+
+
+def _argmin(distances: Float[Tensor, "position code"]) -> Int[Tensor, " position"]:
+    """Return the first column of each row's minimum."""
+    if distances.device.type == "cpu":  # NumPy's is four times as fast as torch's
+        return torch.from_numpy(distances.numpy().argmin(axis=1))
+    return distances.argmin(dim=1)
 
 
 def to_vectors(latent: Float[Tensor, "batch code_dim u v w"]) -> Float[Tensor, "position code_dim"]:

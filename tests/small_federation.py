@@ -1,0 +1,84 @@
+"""A federation of tiny sites with tiny networks, called directly."""
+
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+
+from client.site import Site
+from client.site_config import Compute, SiteConfig
+from common.frozen import parse
+from common.study import Study
+from experiments.in_process import InProcessTransport
+from server.checkpoint import CheckpointStore
+from server.events import EventLog
+from server.rounds import run_study
+
+
+def small_study(sites=("a", "b"), **changes) -> Study:
+    """Return a study of 8x8x8 volumes; ``changes`` are dotted paths with double underscores."""
+    content = {
+        "name": "small",
+        "seed": 3,
+        "volume": {"shape": [8, 8, 8], "spacing_mm": [1, 1, 1]},
+        "codec": {
+            "model": {
+                "channels": 8,
+                "num_res_blocks": 0,
+                "quantizer": {"kind": "ema", "num_codes": 8, "code_dim": 2},
+                "discriminator": {"start_step": 2, "channels": 8, "num_layers": 1},
+            },
+            "training": {"rounds": 2, "local_steps": 3, "batch_size": 2},
+        },
+        "diffusion": {
+            "model": {
+                "denoiser": {"channels": [8], "attention": [False], "head_channels": 8},
+                "sampler": {"kind": "euler", "num_steps": 2},
+            },
+            "training": {"rounds": 2, "local_steps": 2, "batch_size": 2},
+        },
+        "federation": {"sites": list(sites)},
+    }
+    for path, value in changes.items():
+        target = content
+        *parents, last = path.split("__")
+        for part in parents:
+            target = target[part]
+        target[last] = value
+    return parse(Study, content, "small")
+
+
+def write_volumes(folder: Path, num: int, seed: int) -> Path:
+    """Write ``num`` random smooth volumes, one patient each."""
+    folder.mkdir(parents=True)
+    generator = np.random.default_rng(seed)
+    for index in range(num):
+        coarse = generator.normal(size=(4, 4, 4)).repeat(2, 0).repeat(2, 1).repeat(2, 2)
+        nib.save(nib.Nifti1Image(coarse.astype(np.float32), np.eye(4)), folder / f"p{seed}-{index}.nii.gz")
+    return folder
+
+
+def make_site(name: str, data: Path, state: Path, study: Study, stream: str | None = None) -> Site:
+    """Return a site with one thread and silent progress."""
+    config = SiteConfig(name=name, data=data, state=state / name, compute=Compute(threads=1))
+    return Site(config, study, stream=stream, on_step=lambda *_: None)
+
+
+class Federation:
+    """Sites, checkpoints and log under one folder."""
+
+    def __init__(self, folder: Path, study: Study, data: dict[str, Path], streams=None) -> None:
+        self.study = study
+        self.folder = folder
+        folder.mkdir(parents=True, exist_ok=True)
+        self.sites = {
+            name: make_site(name, path, folder / "sites", study, (streams or {}).get(name))
+            for name, path in data.items()
+        }
+        self.transport = InProcessTransport(self.sites)
+        self.store = CheckpointStore(folder / "checkpoints", study.digest)
+        self.log = EventLog(folder / "events.jsonl")
+
+    def run(self, transport=None, after_round=None):
+        """Run to the end and return the final state."""
+        return run_study(self.study, transport or self.transport, self.store, self.log, after_round)
