@@ -81,7 +81,8 @@ def site_configs(
         raise DataError(f"{data}: no such folder", "check --data")
     configs = {}
     for name in study.federation.sites:
-        folder = data if plan.split else data / name
+        # Absolute: a site file's paths are meant from its own folder.
+        folder = (data if plan.split else data / name).resolve()
         if not folder.is_dir():
             raise DataError(
                 f"{data} has no folder {name}",
@@ -90,7 +91,7 @@ def site_configs(
         table = plan.split or (folder / "patients.csv" if (folder / "patients.csv").is_file() else None)
         configs[name] = SiteConfig(
             name=name,
-            data=folder.resolve(),
+            data=folder,
             patients=table,
             select=Selection(site=name, part=plan.parts) if plan.split else None,
             compute=compute,

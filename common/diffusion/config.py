@@ -99,7 +99,7 @@ class DiffusionConfig(FrozenModel):
 
     objective: Literal["eps", "v", "flow"] = "flow"
     num_train_steps: PositiveInt = 1000
-    time_distribution: TimeDistribution = "logit_normal"
+    time_distribution: TimeDistribution = "uniform"
     denoiser: DenoiserConfig = DenoiserConfig()
     condition: ConditionConfig = ConditionConfig()
     ema_decay: Annotated[float, Field(ge=0, lt=1)] = 0.99

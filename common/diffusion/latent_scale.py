@@ -1,6 +1,6 @@
 """The fixed affine map between the codec's latents and the denoiser's.
 
-A denoiser wants unit variance per channel (Rombach et al. 2022, Section G). The map is made once, from
+A denoiser wants latents of unit variance (Rombach et al. 2022, Section G). The map is made once, from
 the released codebook or a public constant, and stored in the artefact. It is never measured on
 private latents: that would be one more query on them.
 
@@ -49,8 +49,14 @@ class LatentScale:
 
     @classmethod
     def from_moments(cls, mean: Tensor, std: Tensor) -> "LatentScale":
-        """Return the map that a channel of this mean and deviation leaves with 0 and 1."""
-        return cls(shift=tuple(mean.double().tolist()), scale=tuple(std.double().tolist()))
+        """Return the map that leaves every channel with mean 0, and all together with variance 1.
+
+        One scale for all channels keeps their proportions: the denoiser then spends its effort where
+        the image's energy is. Scaled to unit variance each, faint detail channels weigh as much as
+        the mean intensity (docs/decisions/0005 has both measured).
+        """
+        shared = float(std.double().square().mean().sqrt())
+        return cls(shift=tuple(mean.double().tolist()), scale=(shared,) * len(mean))
 
     @classmethod
     def identity(cls, num_channels: int) -> "LatentScale":

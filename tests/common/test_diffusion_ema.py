@@ -2,12 +2,13 @@ import itertools
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from common.diffusion.ema import ema_update, warmed_decay
 
 
+@settings(deadline=None, derandomize=True)
 @given(
     values=st.lists(st.floats(-10, 10), min_size=1, max_size=12),
     decay=st.floats(0, 0.999),

@@ -2,7 +2,7 @@ import json
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from common.diffusion.latent_scale import LatentScale
@@ -11,6 +11,7 @@ from common.errors import ArtifactError
 CHANNEL = st.tuples(st.floats(-100, 100), st.floats(1e-3, 100))
 
 
+@settings(deadline=None, derandomize=True)
 @given(channels=st.lists(CHANNEL, min_size=1, max_size=8), seed=st.integers(0, 1000))
 def test_denormalize_inverts_normalize_and_the_other_way_round(channels, seed):
     shift, scale = zip(*channels, strict=True)
@@ -20,13 +21,15 @@ def test_denormalize_inverts_normalize_and_the_other_way_round(channels, seed):
     torch.testing.assert_close(affine.normalize(affine.denormalize(latent)), latent, rtol=0, atol=1e-9)
 
 
-def test_latents_with_the_given_moments_become_standard():
-    generator = torch.Generator().manual_seed(0)
+def test_latents_with_the_given_moments_have_mean_zero_and_variance_one_over_all_channels():
     mean, std = torch.tensor([3.0, -1.0]), torch.tensor([0.2, 7.0])
-    noise = torch.randn(4, 2, 20, 20, 20, generator=generator)
+    noise = torch.randn(4, 2, 20, 20, 20, generator=torch.Generator().manual_seed(0))
     latent = noise * std.reshape(1, 2, 1, 1, 1) + mean.reshape(1, 2, 1, 1, 1)
     normalized = LatentScale.from_moments(mean, std).normalize(latent)
-    torch.testing.assert_close(normalized, noise, rtol=1e-4, atol=1e-4)
+    assert normalized.mean(dim=(0, 2, 3, 4)).abs().max() < 0.03  # 4 standard errors
+    assert normalized.square().mean().item() == pytest.approx(1, rel=0.03)
+    spread = normalized.std(dim=(0, 2, 3, 4))
+    assert (spread[1] / spread[0]).item() == pytest.approx(7.0 / 0.2, rel=0.03)  # proportions are kept
 
 
 def test_identity_changes_no_bit():

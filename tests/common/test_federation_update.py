@@ -41,7 +41,9 @@ def test_sums_associate_and_commute_to_1e_12(contributions, random):
 def test_the_mean_is_the_weighted_mean_worked_by_hand():
     a = Update.of({"w": torch.tensor([1.0, 2.0])}, 3.0)
     b = Update.of({"w": torch.tensor([5.0, -2.0])}, 1.0)
-    torch.testing.assert_close((a + b).mean()["w"], torch.tensor([2.0, 1.0], dtype=torch.float64), rtol=0, atol=0)
+    torch.testing.assert_close(
+        (a + b).mean()["w"], torch.tensor([2.0, 1.0], dtype=torch.float64), rtol=0, atol=0
+    )
 
 
 def test_updates_of_different_tensors_do_not_add():

@@ -159,12 +159,12 @@ class Faulty:
     def exchange(self, orders, deadline_s):
         exchange = self.transport.exchange(orders, deadline_s)
         reports = []
-        for report in exchange.reports:
-            if report.site == self.site and self.times > 0:
-                self.times -= 1
-                report = self.change(report)
-            if report is not None:
-                reports.append(report)
+        for sent in exchange.reports:
+            faulty = sent.site == self.site and self.times > 0
+            self.times -= faulty
+            received = self.change(sent) if faulty else sent
+            if received is not None:
+                reports.append(received)
         return Exchange(reports, 0, 0)
 
 

@@ -32,8 +32,8 @@ def test_fedavg_and_fedprox_take_the_mean_bit_for_bit():
 def test_momentum_follows_its_recursion_over_rounds():
     config = FedAvgMConfig(learning_rate=0.5, momentum=0.9)
     trace = run(config)
-    for name in START:
-        current, velocity = START[name].double(), None
+    for name, start in START.items():
+        current, velocity = start.double(), None
         for mean, got in zip(MEANS, trace, strict=True):
             gradient = current - mean[name]
             velocity = gradient if velocity is None else 0.9 * velocity + gradient
@@ -50,8 +50,8 @@ def test_momentum_zero_and_rate_one_is_fedavg():
 def test_adam_follows_its_recursion_over_rounds():
     config = FedAdamConfig(learning_rate=0.1, beta_1=0.9, beta_2=0.99, tau=1e-3)
     trace = run(config)
-    for name in START:
-        current = START[name].double()
+    for name, start in START.items():
+        current = start.double()
         m, v = torch.zeros_like(current), torch.zeros_like(current)
         for index, (mean, got) in enumerate(zip(MEANS, trace, strict=True), start=1):
             delta = mean[name] - current
