@@ -11,6 +11,7 @@ import typer
 from cli.console import err
 from cli.demo import demo
 from cli.evaluate import evaluate
+from cli.experiment import experiment_app
 from cli.study import study_app
 from cli.synth import synth
 from common.errors import FedvoxError
@@ -27,6 +28,7 @@ app.command("demo")(demo)
 app.add_typer(study_app, name="study")
 app.command("synth")(synth)
 app.command("evaluate")(evaluate)
+app.add_typer(experiment_app, name="experiment")
 
 
 def run() -> None:

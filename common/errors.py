@@ -33,7 +33,7 @@ class ErrorCode(enum.Enum):
     DATA = "E_DATA"  # the site's volumes cannot be read as the study asks
     CONFIG = "E_CONFIG"  # the order's study does not validate here
     NEED_CODEC = "E_NEED_CODEC"  # the frozen codec of this run is not on the site's disk
-    DISK = "E_DISK"  # the site's disk is full
+    DISK = "E_DISK"  # the site's disk is full, or a file on it is damaged
     MEMORY = "E_MEMORY"  # the device ran out of memory
     DIVERGED = "E_DIVERGED"  # training ended with non-finite parameters
     INTERNAL = "E_INTERNAL"  # anything else; the site's own log has the text
@@ -127,4 +127,6 @@ class RunError(FedvoxError):
 
 
 class ArtifactError(FedvoxError):
-    """A checkpoint or release is incomplete or altered."""
+    """A checkpoint or release is incomplete or altered, or could not be written."""
+
+    code = ErrorCode.DISK

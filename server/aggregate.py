@@ -2,9 +2,9 @@
 
 from collections.abc import Mapping, Sequence
 
-from common.codec.codebook import is_codebook_sum, split_dead_codes_of
 from torch import Tensor
 
+from common.codec.codebook import is_codebook_sum, split_dead_codes_of
 from common.diffusion.ema import ema_update, warmed_decay
 from common.federation.messages import Stage, TrainReport
 from common.federation.update import Update, total

@@ -1,10 +1,10 @@
 """The tensors a study starts from: a pure function of the study's seed."""
 
 import torch
-from common.codec.training import initial_codec_state
-from common.diffusion.unet import initial_denoiser_state
 from torch import Tensor
 
+from common.codec.training import initial_codec_state
+from common.diffusion.unet import initial_denoiser_state
 from common.study import Study
 
 

@@ -3,9 +3,9 @@
 from dataclasses import dataclass
 
 import torch
-from common.codec.codec import Codec
 
 from common.artifact import digest_of_tensors
+from common.codec.codec import Codec
 from common.diffusion.latent_scale import LatentScale
 from common.diffusion.unet import UNetDenoiser, load_denoiser
 from common.errors import RunError

@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from common.diffusion.sampling import sample_latents
 
 from common.artifact import sha256_of_file, write_text_atomic
 from common.diffusion.config import SamplerConfig
+from common.diffusion.sampling import sample_latents
 from common.errors import RunError
 from common.federation.seeds import derive_seed
 from common.shapes import VolumeBatch

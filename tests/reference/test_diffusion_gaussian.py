@@ -197,6 +197,27 @@ def test_first_ancestral_step_is_bayes_rule():
     assert seen[1] == pytest.approx(mean + math.sqrt(variance) * noise, rel=1e-9)
 
 
+@pytest.mark.parametrize("eta", [0.0, 0.5, 1.0])
+def test_ddim_step_adds_eta_times_the_ancestral_deviation_and_keeps_the_total(eta):
+    # Song et al. 2021, Eq. 16: the noise of z_s given x0 has variance 1 - ᾱ_s whatever eta is.
+    path = VariancePreservingPath(SCHEDULE, Prediction.X0)
+    t, s = SCHEDULE.sampling_timesteps(2)
+    abar_t, abar_s = SCHEDULE.alpha_bars[t].item(), SCHEDULE.alpha_bars[s].item()
+    seen = []
+
+    def says_zero(z, time, labels):
+        seen.append(z)
+        return torch.zeros_like(z)
+
+    start = torch.tensor([[math.sqrt(1 - abar_t)], [0.0]], dtype=torch.float64)  # eps of 1, then of 0
+    noise = torch.tensor([[0.0], [1.0]], dtype=torch.float64)
+    sample_ddim(says_zero, path, start, None, 2, lambda: noise, eta)
+    from_eps, from_noise = seen[1].flatten().tolist()
+    ancestral = math.sqrt((1 - abar_s) / (1 - abar_t) * (1 - abar_t / abar_s))
+    assert from_noise == pytest.approx(eta * ancestral, abs=1e-12)
+    assert from_eps**2 + from_noise**2 == pytest.approx(1 - abar_s, rel=1e-9)
+
+
 @pytest.mark.parametrize(
     "path", [VariancePreservingPath(SCHEDULE, p) for p in PREDICTIONS] + [FlowPath("logit_normal")]
 )

@@ -1,0 +1,1 @@
+"""Speed and fidelity beside peers, run on demand."""
