@@ -1,16 +1,7 @@
-"""What tests share: where the real volumes are, and a small federation that trains in seconds."""
+"""What all tests share: hypothesis must be repeatable and patient."""
 
-import os
-from pathlib import Path
+from hypothesis import settings
 
-import pytest
-
-REAL = Path(os.environ.get("FEDVOX_DATA", Path(__file__).parent.parent.parent / "shared" / "data"))
-
-
-@pytest.fixture
-def real_data():
-    """The folder of real volumes; the test is skipped where it is missing."""
-    if not REAL.is_dir():
-        pytest.skip(f"real volumes not found in {REAL}: set FEDVOX_DATA to their folder")
-    return REAL
+# A loaded machine must not fail a test, and a failure must come back when it is run again.
+settings.register_profile("fedvox", deadline=None, derandomize=True)
+settings.load_profile("fedvox")

@@ -130,7 +130,7 @@ def test_no_code_is_ever_a_copy_of_a_latent():
     state = split_dead_codes_of(training.state())
     codec.load_state_dict({name.removeprefix("codec."): tensor for name, tensor in state.items()})
     latents = to_vectors(codec.encode(volumes()))
-    assert float(torch.cdist(codec.quantizer.codes, latents).min()) > 1e-6
+    assert float(torch.cdist(codec.quantizer.codes, latents).min().detach()) > 1e-6
 
 
 counts_lists = st.lists(st.floats(0, 10), min_size=2, max_size=20)

@@ -59,7 +59,11 @@ def test_an_unknown_key_names_the_nearest_right_one(path, value, nearest):
         ("volume.shape", [33, 48, 32], r"along x is 33.*does not divide: use 32 or 34"),
         ("codec.model.downsampling", [3, 2, 2], "downsampling"),
         ("diffusion.model.denoiser.channels", [16, 32, 64, 64, 64, 64], "attention has 3 entries"),
-        ("diffusion.model.denoiser", {"channels": [8] * 6, "attention": [False] * 6}, "the latent has 16"),
+        (
+            "diffusion.model.denoiser",
+            {"channels": [8] * 6, "attention": [False] * 6, "head_channels": 8},
+            "the latent has 16",
+        ),
         ("diffusion.model.sampler.kind", "ddim", "use euler or heun"),
         ("federation.sites", ["a", "a"], "repeat"),
         ("federation.sites", ["A b"], "sites"),
