@@ -20,7 +20,7 @@ def table(title: str, columns: list[str], rows: list[list[str]]) -> Table:
     """Return a plain table; numbers are right-aligned from the second column on."""
     result = Table(title=title, title_justify="left", header_style="bold")
     for index, column in enumerate(columns):
-        result.add_column(column, justify="left" if index == 0 else "right")
+        result.add_column(column, justify="left" if index == 0 else "right", overflow="fold")
     for row in rows:
         result.add_row(*row)
     return result
