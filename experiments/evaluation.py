@@ -80,7 +80,12 @@ class ReconstructionByPatient:
 def reconstruction_by_patient(codec: Codec, dataset: VolumeDataset, study: Study) -> ReconstructionByPatient:
     """Return the codec's fidelity on every patient of ``dataset``."""
     original = dataset.volumes()
-    rebuilt = reconstruct(codec, original)
+    return _by_patient(reconstruct(codec, original), original, dataset, study)
+
+
+def _by_patient(
+    rebuilt: VolumeBatch, original: VolumeBatch, dataset: VolumeDataset, study: Study
+) -> ReconstructionByPatient:
     return ReconstructionByPatient(
         psnr=patient_means(psnr(rebuilt, original), dataset.patients),
         ms_ssim=patient_means(ms_ssim(rebuilt, original, slice_axis_of(study)), dataset.patients),
@@ -94,7 +99,7 @@ def evaluate_reconstruction(
     """Return reconstruction metrics as means over patients with 95 % intervals, and texture kept."""
     original = dataset.volumes()
     rebuilt = reconstruct(codec, original)
-    by_patient = asdict(reconstruction_by_patient(codec, dataset, study))
+    by_patient = asdict(_by_patient(rebuilt, original, dataset, study))
     generator = seeded_generator(seed, "reconstruction intervals")
     return {
         "patients": dataset.num_patients,

@@ -20,7 +20,7 @@ from experiments.report.tensorboard import write_tensorboard
 from experiments.run_study import PreparedRun
 from experiments.study_file import SimulationPlan
 from experiments.synthetic_set import make_synthetic_set, read_synthetic
-from server.released_model import load_released_model
+from server.released_model import ReleasedModel, load_released_model
 
 SHOWN = 3  # volumes per row of the comparison
 SIMULATED = "All sites ran on one machine: times and traffic are a simulation's."
@@ -78,7 +78,7 @@ def finish_run(
     num = min(patients, len(synthetic))
     metrics["synthetic"] = evaluate_synthetic(real_sets(training, judged, num), synthetic, study, seed)
     write_text_atomic(run.path / "metrics.json", json.dumps(metrics, indent=2) + "\n")
-    pictures = _pictures(prepared, judged, synthetic, run.path / "montages")
+    pictures = _pictures(model, judged, synthetic, run.path / "montages")
     history = RunHistory.from_events(read_events(run.events))
     write_tensorboard(history, run.path / "tensorboard", pictures)
     kept = [axis for axis, spacing in zip("xyz", study.volume.spacing_mm, strict=True) if spacing == "keep"]
@@ -112,10 +112,9 @@ def finish_run(
 
 
 def _pictures(
-    prepared: PreparedRun, judged: Sequence[VolumeDataset], synthetic: torch.Tensor, folder: Path
+    model: ReleasedModel, judged: Sequence[VolumeDataset], synthetic: torch.Tensor, folder: Path
 ) -> tuple[Picture, ...]:
     """Return the montage of real, reconstructed and synthetic volumes, one of each site first."""
-    model = load_released_model(prepared.run, torch.device("cpu"))
     real = torch.cat([dataset.volumes()[:1] for dataset in judged])[:SHOWN]
     folder.mkdir(parents=True, exist_ok=True)
     rows = {
@@ -123,6 +122,6 @@ def _pictures(
         "reconstructed": reconstruct(model.codec, real),
         "synthetic": synthetic[: len(real)],
     }
-    path = montage(rows, folder / "comparison.png", prepared.study.volume)
+    path = montage(rows, folder / "comparison.png", model.study.volume)
     caption = "Real volumes, the same after the codec, and synthetic ones, at one intensity window."
     return (Picture(path, "Real, reconstructed, synthetic", caption),)
