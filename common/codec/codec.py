@@ -12,12 +12,14 @@ from common.codec.config import (
     EmaQuantizerConfig,
     FsqQuantizerConfig,
     GradientQuantizerConfig,
+    NoQuantizerConfig,
 )
 from common.codec.ema_quantizer import EmaQuantizer
 from common.codec.fsq_quantizer import FsqQuantizer
 from common.codec.gradient_quantizer import GradientQuantizer
 from common.codec.networks import Decoder, Encoder
 from common.codec.quantizer import Quantized, Quantizer
+from common.codec.transform import BlockTransform, lowest_frequencies
 from common.initialisation import initialised_from
 from common.shapes import Latent, VolumeBatch
 
@@ -25,9 +27,9 @@ from common.shapes import Latent, VolumeBatch
 class ContinuousLatent(nn.Module):
     """No quantizer: the latent as it is, for comparison."""
 
-    def __init__(self, code_dim: int) -> None:
+    def __init__(self, deviations: Tensor) -> None:
         super().__init__()
-        self.code_dim = code_dim
+        self.deviations = deviations
 
     def forward(self, latent: Latent) -> Quantized:
         """Return the latent, without codes and without loss."""
@@ -35,8 +37,8 @@ class ContinuousLatent(nn.Module):
         return Quantized(latent, none, latent.new_zeros(len(latent)))
 
     def moments(self) -> tuple[Tensor, Tensor]:
-        """Return the public constants 0 and 1: the encoder starts at unit variance."""
-        return torch.zeros(self.code_dim, dtype=torch.float64), torch.ones(self.code_dim, dtype=torch.float64)
+        """Return 0 and the deviations that the encoder starts from: public constants."""
+        return torch.zeros_like(self.deviations, dtype=torch.float64), self.deviations.double()
 
 
 class Codec(nn.Module):
@@ -55,7 +57,8 @@ class Codec(nn.Module):
         with initialised_from(generator):
             self.encoder = Encoder(config, num_channels)
             self.decoder = Decoder(config, num_channels)
-        self.quantizer = _make_quantizer(config, generator)
+        transform = lowest_frequencies(num_channels, config.downsampling, config.code_dim)
+        self.quantizer = _make_quantizer(config, transform, generator)
 
     def encode(self, volume: VolumeBatch) -> Latent:
         """Return the latent before quantization."""
@@ -80,13 +83,13 @@ class Codec(nn.Module):
         return self.quantizer.moments()
 
 
-def _make_quantizer(config: CodecConfig, generator: torch.Generator) -> Quantizer:
+def _make_quantizer(config: CodecConfig, transform: BlockTransform, generator: torch.Generator) -> Quantizer:
     match config.quantizer:
         case EmaQuantizerConfig() as ema:
-            return EmaQuantizer(ema, config.commitment_weight, generator)
+            return EmaQuantizer(ema, config.commitment_weight, transform.deviations, generator)
         case GradientQuantizerConfig() as gradient:
-            return GradientQuantizer(gradient, config.commitment_weight, generator)
+            return GradientQuantizer(gradient, config.commitment_weight, transform.deviations, generator)
         case FsqQuantizerConfig() as fsq:
-            return FsqQuantizer(fsq, config.commitment_weight)
-        case None:
-            return ContinuousLatent(config.code_dim)
+            return FsqQuantizer(fsq, config.commitment_weight, transform.deviations, transform.reach)
+        case NoQuantizerConfig():
+            return ContinuousLatent(transform.deviations)

@@ -39,8 +39,16 @@ class FsqQuantizerConfig(FrozenModel):
         return len(self.levels)
 
 
+class NoQuantizerConfig(FrozenModel):
+    """Leaves the latent continuous: what the other three are measured against."""
+
+    kind: Literal["none"] = "none"
+    code_dim: PositiveInt = 4
+
+
 QuantizerConfig = Annotated[
-    EmaQuantizerConfig | GradientQuantizerConfig | FsqQuantizerConfig, Field(discriminator="kind")
+    EmaQuantizerConfig | GradientQuantizerConfig | FsqQuantizerConfig | NoQuantizerConfig,
+    Field(discriminator="kind"),
 ]
 
 
@@ -75,7 +83,7 @@ class CodecConfig(FrozenModel):
         downsampling: Factor per axis, each a power of two.
         channels: Width at the latent's resolution.
         num_res_blocks: Residual blocks on each side at the latent's resolution.
-        quantizer: One of the three quantizers; ``null`` leaves the latent continuous.
+        quantizer: One of the three quantizers, or ``none``.
         l1_weight: Weight of the absolute error.
         mse_weight: Weight of the squared error.
         commitment_weight: β of van den Oord et al. 2017, Eq. 3.
@@ -86,7 +94,7 @@ class CodecConfig(FrozenModel):
     downsampling: Factors = (2, 2, 2)
     channels: PositiveInt = 32
     num_res_blocks: NonNegativeInt = 2
-    quantizer: QuantizerConfig | None = EmaQuantizerConfig()
+    quantizer: QuantizerConfig = EmaQuantizerConfig()
     l1_weight: NonNegativeFloat = 1.0
     mse_weight: NonNegativeFloat = 1.0
     commitment_weight: NonNegativeFloat = 0.25
@@ -96,4 +104,4 @@ class CodecConfig(FrozenModel):
     @property
     def code_dim(self) -> int:
         """Channels of the latent."""
-        return self.quantizer.code_dim if self.quantizer is not None else 4
+        return self.quantizer.code_dim

@@ -4,8 +4,9 @@
 
 with n the count and s the sum of the latent vectors of each code in a batch, both divided by the mean
 count of the batch: N has mean one whatever the batch size, so it starts at one, and sites of any size
-add up. The state is (N, S); codes follow from it. Codes start as draws from N(0, I), never as copies
-of a patient's vectors. Only `update` changes state, and only the training step calls it.
+add up. The state is (N, S); codes follow from it. Codes start as normal draws with the public
+deviations that latents are expected to have, never as copies of a patient's vectors. Only `update`
+changes state, and only the training step calls it.
 """
 
 import torch
@@ -25,6 +26,7 @@ class EmaQuantizer(nn.Module):
     Args:
         config: Sizes and decay.
         commitment_weight: β of Eq. 3.
+        deviations: Deviation of the initial codes per channel, a public constant.
         generator: Source of the initial codes, on the CPU.
     """
 
@@ -32,12 +34,16 @@ class EmaQuantizer(nn.Module):
     sums: Tensor
 
     def __init__(
-        self, config: EmaQuantizerConfig, commitment_weight: float, generator: torch.Generator
+        self,
+        config: EmaQuantizerConfig,
+        commitment_weight: float,
+        deviations: Tensor,
+        generator: torch.Generator,
     ) -> None:
         super().__init__()
         self.decay = config.decay
         self.commitment_weight = commitment_weight
-        codes = torch.randn(config.num_codes, config.code_dim, generator=generator)
+        codes = torch.randn(config.num_codes, config.code_dim, generator=generator) * deviations
         self.register_buffer("counts", torch.ones(config.num_codes))
         self.register_buffer("sums", codes)
 

@@ -3,10 +3,12 @@
     q = R (2k + 1 - L) / L,   k = clamp(round((z / R + 1) L / 2 - 1/2), 0, L - 1)
 
 Nothing is learnt, so nothing can leak and nothing is aggregated. The paper bounds z by a tanh, whose
-vanishing slope let latents collapse to a constant here; instead the levels span ±R of a latent that
-starts at unit variance, values beyond take the outermost level, and the commitment term pulls them in.
+vanishing slope let latents collapse to a constant here; instead the levels span the ±R that a channel
+hardly exceeds at the start, a public constant, values beyond take the outermost level, and the
+commitment term pulls them in. Levels are spent best where steps are equally wide: twice as many on the
+first channel, a block's mean, as on each of its details.
 
->>> _round_to_levels(torch.tensor([-9.0, 0.1, 0.9]), levels=torch.tensor([4.0, 4.0, 4.0]))[0]
+>>> _round_to_levels(torch.tensor([-9.0, 0.1, 0.9]), torch.tensor(4.0), torch.tensor(2.2))[0]
 tensor([-1.6500,  0.5500,  0.5500])
 """
 
@@ -19,8 +21,6 @@ from common.codec.config import FsqQuantizerConfig
 from common.codec.quantizer import Quantized, squared_distance, straight_through
 from common.shapes import Latent
 
-RANGE = 2.2  # R, in deviations of the initial latent
-
 
 class FsqQuantizer(nn.Module):
     """Quantizer without a codebook.
@@ -28,12 +28,19 @@ class FsqQuantizer(nn.Module):
     Args:
         config: Levels per channel.
         commitment_weight: Weight of the pull towards the levels.
+        deviations: Deviation of the initial latent per channel, a public constant.
+        reach: R of each channel, a public constant.
     """
 
     levels: Tensor
+    reach: Tensor
 
-    def __init__(self, config: FsqQuantizerConfig, commitment_weight: float) -> None:
+    def __init__(
+        self, config: FsqQuantizerConfig, commitment_weight: float, deviations: Tensor, reach: Tensor
+    ) -> None:
         super().__init__()
+        self.deviations = deviations
+        self.register_buffer("reach", reach, persistent=False)
         self.commitment_weight = commitment_weight
         self.register_buffer("levels", torch.tensor(config.levels, dtype=torch.float32), persistent=False)
         bases = [math.prod(config.levels[:channel]) for channel in range(len(config.levels))]
@@ -41,20 +48,19 @@ class FsqQuantizer(nn.Module):
 
     def forward(self, latent: Latent) -> Quantized:
         """Return the nearest levels; see `Quantizer`."""
-        nearest, digits = _round_to_levels(latent.movedim(1, -1), self.levels)
+        nearest, digits = _round_to_levels(latent.movedim(1, -1), self.levels, self.reach)
         nearest, digits = nearest.movedim(-1, 1), digits.movedim(-1, 1)
         indices = sum(digits[:, channel] * base for channel, base in enumerate(self.bases))
         loss = self.commitment_weight * squared_distance(latent, nearest)
         return Quantized(straight_through(latent, nearest), torch.as_tensor(indices), loss)
 
     def moments(self) -> tuple[Tensor, Tensor]:
-        """Return the public constants 0 and 1: the encoder starts at unit variance."""
-        zero = torch.zeros_like(self.levels, dtype=torch.float64)
-        return zero, torch.ones_like(zero)
+        """Return 0 and the deviations that the encoder starts from: public constants."""
+        return torch.zeros_like(self.deviations, dtype=torch.float64), self.deviations.double()
 
 
-def _round_to_levels(values: Tensor, levels: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the nearest level of each value (channels last), and its number from 0."""
-    digits = ((values.detach() / RANGE + 1) * levels / 2 - 0.5).round()
+def _round_to_levels(values: Tensor, levels: Tensor, reach: Tensor) -> tuple[Tensor, Tensor]:
+    """Return each value's nearest level within ±``reach`` (channels last), and its number from 0."""
+    digits = ((values.detach() / reach + 1) * levels / 2 - 0.5).round()
     digits = torch.minimum(digits.clamp_min(0), levels - 1)
-    return RANGE * (2 * digits + 1 - levels) / levels, digits.long()
+    return reach * (2 * digits + 1 - levels) / levels, digits.long()

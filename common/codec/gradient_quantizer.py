@@ -2,9 +2,9 @@
 
     e_k = (f_k + p_k) W + b        loss = ‖sg(z) - e‖² + β ‖z - sg(e)‖²   (van den Oord et al. 2017, Eq. 3)
 
-f is a fixed draw from N(0, I). A free codebook (p alone) moves only the codes that are hit, and the rest
-die; the shared map W, b moves all of them with the latents (Zhu et al. 2024, SimVQ), and p lets each
-code leave that lattice.
+f is a fixed normal draw with the public deviations that latents are expected to have. A free codebook
+(p alone) moves only the codes that are hit, and the rest die; the shared map W, b moves all of them with
+the latents (Zhu et al. 2024, SimVQ), and p lets each code leave that lattice.
 """
 
 import torch
@@ -22,17 +22,23 @@ class GradientQuantizer(nn.Module):
     Args:
         config: Sizes.
         commitment_weight: β.
+        deviations: Deviation of the fixed draw per channel, a public constant.
         generator: Source of the fixed draw, on the CPU.
     """
 
     base: Tensor
 
     def __init__(
-        self, config: GradientQuantizerConfig, commitment_weight: float, generator: torch.Generator
+        self,
+        config: GradientQuantizerConfig,
+        commitment_weight: float,
+        deviations: Tensor,
+        generator: torch.Generator,
     ) -> None:
         super().__init__()
         self.commitment_weight = commitment_weight
-        self.register_buffer("base", torch.randn(config.num_codes, config.code_dim, generator=generator))
+        draws = torch.randn(config.num_codes, config.code_dim, generator=generator)
+        self.register_buffer("base", draws * deviations)
         self.offsets = nn.Parameter(torch.zeros(config.num_codes, config.code_dim))
         self.map = nn.Parameter(torch.eye(config.code_dim))
         self.shift = nn.Parameter(torch.zeros(config.code_dim))

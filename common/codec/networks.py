@@ -47,9 +47,9 @@ class Encoder(nn.Module):
     def __init__(self, config: CodecConfig, num_channels: int) -> None:
         super().__init__()
         self.factors = config.downsampling
-        rows, gains = lowest_frequencies(num_channels, config.downsampling, config.code_dim)
-        self.linear = _linear(rows / gains[:, None])
-        self.entry = nn.Conv3d(rows.shape[1], config.channels, 3, padding=1)
+        transform = lowest_frequencies(num_channels, config.downsampling, config.code_dim)
+        self.linear = _linear(transform.rows / transform.scale)
+        self.entry = nn.Conv3d(transform.rows.shape[1], config.channels, 3, padding=1)
         self.blocks = nn.Sequential(*(ResidualBlock(config.channels) for _ in range(config.num_res_blocks)))
         self.exit = _zeroed(nn.Conv3d(config.channels, config.code_dim, 1))
 
@@ -72,11 +72,11 @@ class Decoder(nn.Module):
     def __init__(self, config: CodecConfig, num_channels: int) -> None:
         super().__init__()
         self.factors = config.downsampling
-        rows, gains = lowest_frequencies(num_channels, config.downsampling, config.code_dim)
-        self.linear = _linear((rows * gains[:, None]).T)
+        transform = lowest_frequencies(num_channels, config.downsampling, config.code_dim)
+        self.linear = _linear(transform.rows.T * transform.scale)
         self.entry = nn.Conv3d(config.code_dim, config.channels, 3, padding=1)
         self.blocks = nn.Sequential(*(ResidualBlock(config.channels) for _ in range(config.num_res_blocks)))
-        self.exit = _zeroed(nn.Conv3d(config.channels, rows.shape[1], 3, padding=1))
+        self.exit = _zeroed(nn.Conv3d(config.channels, transform.rows.shape[1], 3, padding=1))
 
     def forward(self, latent: Latent) -> VolumeBatch:
         """Return the volume; not clamped, so that gradients reach every voxel."""

@@ -3,28 +3,45 @@
 A separable DCT-II (Ahmed et al. 1974) over the channels and the three axes of a block is close to
 the best linear transform of smooth images. The encoder's linear path starts as its lowest
 ``code_dim`` rows and the decoder's as the transpose, so training starts from a sensible blur rather
-than from noise. The scales make the latents of volumes in [-1, 1] about unit variance; they are
-public constants, tuned on phantoms and never read from a patient.
+than from noise. One scale for all rows keeps the transform orthogonal, so that an error of a latent is
+as large an error of the volume whichever channel it is in, which is what a quantizer minimises.
+
+The constants are public, tuned on phantoms and never read from a patient.
 """
 
 import itertools
 import math
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from common.codec.config import Factors
 
-MEAN_GAIN, DETAIL_GAIN = 1.3, 0.35  # deviation of a block's mean and of its details, for 8 voxels
+MEAN_DEVIATION, DETAIL_DEVIATION = 1.3, 0.35  # of the coefficients of 8 voxels in [-1, 1]
+DETAIL_REACH = 4  # deviations; details are mostly near zero, and far from it at edges
 
 
-def lowest_frequencies(num_channels: int, factors: Factors, code_dim: int) -> tuple[Tensor, Tensor]:
-    """Return the ``code_dim`` lowest-frequency rows of the block's DCT, and a scale for each.
+@dataclass(frozen=True)
+class BlockTransform:
+    """latent = rows @ block / scale, and block = scale * rows^T @ latent.
 
-    Returns:
-        Orthonormal rows [code_dim, channels·a·b·c], repeated from the start if there are fewer, and
-        the expected deviation of each row's coefficient [code_dim].
+    Attributes:
+        rows: Orthonormal [code_dim, channels·a·b·c], lowest frequency first.
+        scale: One number: the expected deviation of the first row's coefficient.
+        deviations: Expected deviation of each latent channel [code_dim]; the first is 1.
+        reach: Magnitude that each latent channel hardly ever exceeds [code_dim]; for the first it is
+            the bound of voxels in [-1, 1].
     """
+
+    rows: Tensor
+    scale: float
+    deviations: Tensor
+    reach: Tensor
+
+
+def lowest_frequencies(num_channels: int, factors: Factors, code_dim: int) -> BlockTransform:
+    """Return the ``code_dim`` lowest frequencies of the block's DCT, from the start again if it has fewer."""
     lengths = (num_channels, *factors)
     bases = [_dct(length) for length in lengths]
     orders = sorted(
@@ -34,8 +51,12 @@ def lowest_frequencies(num_channels: int, factors: Factors, code_dim: int) -> tu
     chosen = [orders[index % len(orders)] for index in range(code_dim)]
     rows = [_outer([basis[k] for basis, k in zip(bases, order, strict=True)]) for order in chosen]
     size = math.sqrt(len(orders) / 8)
-    gains = [size * (DETAIL_GAIN if any(order) else MEAN_GAIN) for order in chosen]
-    return torch.stack(rows), torch.tensor(gains)
+    detail = DETAIL_DEVIATION / MEAN_DEVIATION
+    deviations = torch.tensor([detail if any(order) else 1.0 for order in chosen])
+    scale = size * MEAN_DEVIATION
+    bound = math.sqrt(len(orders)) / scale
+    reach = torch.where(deviations == 1, bound, DETAIL_REACH * deviations)
+    return BlockTransform(torch.stack(rows), scale, deviations, reach)
 
 
 def _dct(length: int) -> Tensor:

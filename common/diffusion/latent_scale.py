@@ -49,14 +49,13 @@ class LatentScale:
 
     @classmethod
     def from_moments(cls, mean: Tensor, std: Tensor) -> "LatentScale":
-        """Return the map that leaves every channel with mean 0, and all together with variance 1.
+        """Return the map that leaves every channel with mean 0 and variance 1.
 
-        One scale for all channels keeps their proportions: the denoiser then spends its effort where
-        the image's energy is. Scaled to unit variance each, faint detail channels weigh as much as
-        the mean intensity (docs/decisions/0005 has both measured).
+        The codec's latents are in the units of the volume, so its detail channels are faint beside the
+        mean intensity; a denoiser wants all of them well above its last step's noise
+        (docs/decisions/0005).
         """
-        shared = float(std.double().square().mean().sqrt())
-        return cls(shift=tuple(mean.double().tolist()), scale=(shared,) * len(mean))
+        return cls(shift=tuple(mean.double().tolist()), scale=tuple(std.double().tolist()))
 
     @classmethod
     def identity(cls, num_channels: int) -> "LatentScale":

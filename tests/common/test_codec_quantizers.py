@@ -105,7 +105,9 @@ def test_an_examples_loss_and_codes_do_not_see_the_other_examples(kind):
 
 
 def test_ema_follows_its_recursion_written_as_a_loop():
-    quantizer = EmaQuantizer(EmaQuantizerConfig(num_codes=4, code_dim=2, decay=0.9), 0.25, seeded())
+    quantizer = EmaQuantizer(
+        EmaQuantizerConfig(num_codes=4, code_dim=2, decay=0.9), 0.25, torch.ones(2), seeded()
+    )
     counts, sums = torch.ones(4).double(), quantizer.sums.double().clone()
     for seed in range(3):
         latent = torch.randn(2, 2, 3, 3, 3, generator=seeded(seed))
@@ -195,7 +197,9 @@ def test_fsq_levels_are_the_closed_form_and_out_of_range_takes_the_outermost():
     codec = Codec(CodecConfig(channels=8, quantizer=FsqQuantizerConfig(levels=(4, 2))), 1, seeded())
     latent = torch.tensor([[-99.0, 99.0], [0.1, -0.1], [1.2, 1.0]]).reshape(3, 2, 1, 1, 1)
     result = codec.quantize(latent)
-    expected = torch.tensor([[-1.65, 1.1], [0.55, -1.1], [1.65, 1.1]])
+    first, second = 8**0.5 / 1.3, 4 * 0.35 / 1.3  # R: a block mean's bound, and four detail deviations
+    steps = torch.tensor([[-3 / 4, 1 / 2], [1 / 4, -1 / 2], [3 / 4, 1 / 2]])
+    expected = steps * torch.tensor([first, second])
     torch.testing.assert_close(result.quantized.reshape(3, 2), expected)
     assert result.indices.flatten().tolist() == [0 + 4 * 1, 2 + 4 * 0, 3 + 4 * 1]
 
@@ -206,7 +210,7 @@ def test_moments_follow_from_the_codebook_or_are_constants(kind):
     mean, std = codec.codebook_moments()
     if kind == "fsq":
         assert mean.tolist() == [0, 0, 0]
-        assert std.tolist() == [1, 1, 1]
+        assert std.tolist() == pytest.approx([1, 0.35 / 1.3, 0.35 / 1.3])
         return
     codes = codec.quantizer.codes.detach().double()
     torch.testing.assert_close(mean, codes.mean(dim=0))

@@ -41,10 +41,30 @@ def test_space_to_depth_moves_each_block_to_channels_and_back(factors):
 @pytest.mark.parametrize(("channels", "factors"), [(1, (2, 2, 2)), (3, (4, 4, 1))])
 def test_the_transform_is_orthonormal_and_starts_with_the_mean(channels, factors):
     size = channels * factors[0] * factors[1] * factors[2]
-    rows, gains = lowest_frequencies(channels, factors, size)
-    torch.testing.assert_close(rows @ rows.T, torch.eye(size), rtol=0, atol=1e-5)
-    torch.testing.assert_close(rows[0], torch.full((size,), size**-0.5))
-    assert bool((gains > 0).all())
+    transform = lowest_frequencies(channels, factors, size)
+    torch.testing.assert_close(transform.rows @ transform.rows.T, torch.eye(size), rtol=0, atol=1e-5)
+    torch.testing.assert_close(transform.rows[0], torch.full((size,), size**-0.5))
+    assert transform.deviations[0] == 1
+    assert bool((transform.deviations > 0).all())
+
+
+def test_the_first_channels_reach_is_that_of_voxels_in_minus_one_to_one():
+    transform = lowest_frequencies(3, (4, 4, 1), 8)
+    brightest = transform.rows @ torch.ones(48) / transform.scale
+    torch.testing.assert_close(brightest[0], transform.reach[0])
+    assert float(brightest[1:].abs().max()) < 1e-5
+
+
+def test_an_error_of_a_fresh_codecs_latent_is_as_large_a_volume_error_in_every_channel():
+    codec = Codec(CodecConfig(channels=8, num_res_blocks=1), 1, seeded())
+    latent = torch.zeros(1, 4, 4, 4, 4)
+    plain = codec.decode(latent, snap=False)
+    errors = []
+    for channel in range(4):
+        moved = latent.clone()
+        moved[0, channel, 1, 2, 3] = 0.1
+        errors.append((codec.decode(moved, snap=False) - plain).norm())
+    torch.testing.assert_close(torch.stack(errors), errors[0].expand(4))
 
 
 def test_a_fresh_codec_with_as_many_channels_as_voxels_is_the_identity():
