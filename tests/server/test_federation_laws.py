@@ -141,13 +141,14 @@ def test_strategies_differ_so_that_the_tests_above_compare_something(tmp_path, d
 
 def test_fedprox_pulls_the_parameters_towards_the_global_ones(tmp_path, data):
     moved = {}
-    for mu in (0.0, 100.0):
+    for mu in (0.0, 100.0, 10000.0):
         study = small_study(("a",), federation__strategy={"kind": "fedprox", "proximal_mu": mu})
         states = []
         Federation(tmp_path / str(mu), study, {"a": data["a"]}).run(after_round=states.append)
         start = initial_state(study).codec["codec.encoder.linear.weight"]
         moved[mu] = float((states[0].codec["codec.encoder.linear.weight"] - start).norm())
-    assert moved[100.0] < 0.8 * moved[0.0]
+    assert moved[10000.0] < moved[100.0] < moved[0.0]
+    assert moved[10000.0] < 0.8 * moved[0.0]
 
 
 class Faulty:
