@@ -1,5 +1,7 @@
 """MONAI's DiffusionModelUNet behind the denoiser contract."""
 
+import math
+
 import torch
 from monai.networks.nets import DiffusionModelUNet
 from torch import Tensor, nn
@@ -8,6 +10,7 @@ from common.diffusion.config import DenoiserConfig
 from common.diffusion.denoiser import NULL_LABEL
 from common.errors import ConfigError
 from common.initialisation import initialised_from
+from common.rearrange import depth_to_space, space_to_depth
 from common.shapes import Labels, Latent, PerExample
 
 _TIME_SCALE = 1000.0  # MONAI's sinusoidal embedding is made for timesteps of 0 to 1000
@@ -34,11 +37,13 @@ class UNetDenoiser(nn.Module):
     ) -> None:
         super().__init__()
         self.num_classes = num_classes
+        self.fold = config.fold
+        channels = latent_channels * math.prod(config.fold)
         with initialised_from(generator):
             self.unet = DiffusionModelUNet(
                 spatial_dims=3,
-                in_channels=latent_channels,
-                out_channels=latent_channels,
+                in_channels=channels,
+                out_channels=channels,
                 channels=config.channels,
                 attention_levels=config.attention,
                 num_res_blocks=config.num_res_blocks,
@@ -56,8 +61,9 @@ class UNetDenoiser(nn.Module):
         classes = self._classes(labels, len(z_t), z_t.device)
         if len(z_t) == 0:  # MONAI's attention cannot reshape it
             return torch.zeros_like(z_t)
-        output: Tensor = self.unet(z_t, time * _TIME_SCALE, class_labels=classes)
-        return output
+        folded = space_to_depth(z_t, self.fold)
+        output: Tensor = self.unet(folded, time * _TIME_SCALE, class_labels=classes)
+        return depth_to_space(output, self.fold)
 
     def _classes(self, labels: Labels | None, num: int, device: torch.device) -> Labels | None:
         """Return the embedding row of each example."""

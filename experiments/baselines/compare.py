@@ -25,6 +25,8 @@ from experiments.simulate import check_sites
 from experiments.study_file import load_study_file
 from server.run_folder import versions
 
+SNAPPED = "federated-snapped"  # the same latents, each replaced by its nearest codes before decoding
+
 
 def compare(
     study_file: Path, data: Path, folder: Path, compute: Compute, say: Callable[[str], None]
@@ -59,7 +61,8 @@ def compare(
     num = min(sum(d.num_patients for d in tests.values()), sum(d.num_patients for d in training))
     real = real_sets(training, list(tests.values()), num)
     say(f"{study.name}: sampling {num} volumes from every arm")
-    synthetic = {name: synthetic_of(one, num, compute) for name, one in trained.items()}
+    synthetic = {name: synthetic_of(one, num, compute, snap=False) for name, one in trained.items()}
+    synthetic[SNAPPED] = synthetic_of(trained["federated"], num, compute, snap=True)
     local = [name for name in trained if name.startswith("local-")]
     sites = list(study.federation.sites)
     return {
@@ -95,7 +98,7 @@ def compare(
         "generation": {name: generation_of(volumes, real, study) for name, volumes in synthetic.items()},
         "mmd_federated_minus": {
             name: mmd_difference(synthetic["federated"], synthetic[name], real)
-            for name in trained
+            for name in synthetic
             if name != "federated"
         },
     }

@@ -76,12 +76,21 @@ def psnr_difference(
     return as_numbers(bootstrap_paired_difference(*merged, seeded_generator(SEED, "differences")))
 
 
-def synthetic_of(trained: TrainedArm, num: int, compute: Compute) -> VolumeBatch:
-    """Return ``num`` synthetic volumes of one arm, made on the first call."""
-    folder = trained.run.synthetic
-    model = released_model(trained.arm.study, trained.state, torch.device(compute.device))
-    synthesize(model, folder, num, seed=SEED)
-    return read_synthetic(folder, trained.arm.study)
+def synthetic_of(trained: TrainedArm, num: int, compute: Compute, snap: bool) -> VolumeBatch:
+    """Return ``num`` synthetic volumes of one arm, made on the first call.
+
+    Args:
+        trained: The arm.
+        num: How many.
+        compute: Device.
+        snap: Decode the nearest codes of a sampled latent instead of the latent itself.
+    """
+    study = trained.arm.study
+    folder = trained.run.path / ("baseline-snapped" if snap else "baseline-volumes")
+    model = released_model(study, trained.state, torch.device(compute.device))
+    sampler = study.diffusion.model.sampler.model_copy(update={"snap_to_codebook": snap})
+    synthesize(model, folder, num, seed=SEED, sampler=sampler)
+    return read_synthetic(folder, study)
 
 
 def generation_of(volumes: VolumeBatch, real: RealSets, study: Study) -> dict[str, Any]:

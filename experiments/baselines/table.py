@@ -27,7 +27,8 @@ def comparison_text(results: Results) -> str:
         ("PSNR of the federated codec minus another's, paired by patient.", _psnr_differences(results)),
         (
             "Synthetic volumes against the test patients of all sites, "
-            f"n = {results['generation']['federated']['n']} of each; beside them, real training patients.",
+            f"n = {results['generation']['federated']['n']} of each; beside them, real training patients. "
+            "`federated-snapped`: the same sampled latents, snapped to the codebook before decoding.",
             _generation(results),
         ),
         (

@@ -1,12 +1,12 @@
 """Every real volume through the whole reader, with the committed splits."""
 
-import os
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
 import pytest
 import torch
+from real_data import DATA, needs_real_data
 
 from client.dataset import VolumeDataset
 from client.preprocess import preprocess
@@ -14,13 +14,7 @@ from client.site_config import Selection, SiteConfig
 from common.volume.spec import VolumeSpec
 from experiments.splits import SPLITS
 
-DATA = Path(os.environ.get("FEDVOX_DATA", Path(__file__).parents[2].parent / "shared" / "data"))
-pytestmark = [
-    pytest.mark.real_data,
-    pytest.mark.skipif(
-        not (DATA / "hippocampus-mri").is_dir(), reason="the real volumes are not at FEDVOX_DATA"
-    ),
-]
+pytestmark = needs_real_data
 
 HIPPOCAMPUS = VolumeSpec(shape=(32, 48, 32), spacing_mm=(1, 1, 1))
 BREAST = VolumeSpec(shape=(64, 64, 8), spacing_mm=(1, 1, "keep"), channels=("pre", "early", "late"))

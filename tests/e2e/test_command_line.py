@@ -1,58 +1,17 @@
 """The command as a person uses it: the whole story, and every kind of bad input."""
 
-import contextlib
-import io
 import json
 import re
-import shlex
 import subprocess
 import sys
-from dataclasses import dataclass
 from pathlib import Path
-from unittest import mock
 
 import nibabel as nib
 import numpy as np
 import pytest
 import yaml
+from command_line import fedvox, refused
 from small_federation import small_study, write_volumes
-
-from cli.main import run
-
-ROOT = Path(__file__).parents[2]
-
-
-@dataclass
-class Result:
-    returncode: int
-    stdout: str
-    stderr: str
-
-
-def fedvox(*words, cwd):
-    """Call the console script's entry point in this process: starting Python anew takes seconds."""
-    out, err = io.StringIO(), io.StringIO()
-    code = 0
-    with (
-        contextlib.chdir(cwd),
-        mock.patch.object(sys, "argv", ["fedvox", *map(str, words)]),
-        contextlib.redirect_stdout(out),
-        contextlib.redirect_stderr(err),
-    ):
-        try:
-            run()
-        except SystemExit as stop:
-            code = stop.code or 0
-    return Result(code, out.getvalue(), err.getvalue())
-
-
-def refused(result, *fragments):
-    """Check for one clear line and exit 1 or 2, without a traceback."""
-    assert result.returncode in {1, 2}, result.stdout + result.stderr
-    assert "Traceback" not in result.stderr
-    text = " ".join(result.stderr.split())
-    for fragment in fragments:
-        assert fragment in text, text
 
 
 @pytest.fixture(scope="module")
@@ -235,20 +194,3 @@ def test_init_writes_a_study_that_checks(tmp_path):
     assert result.returncode == 0, result.stderr
     assert json.loads(result.stdout)["study"]["sites"] == "north, south"
     refused(fedvox("study", "init", "mine.yaml", cwd=tmp_path), "exists")
-
-
-def readme_commands():
-    lines = re.findall(r"^ +\.venv/bin/fedvox (.+)$", (ROOT / "README.md").read_text(), flags=re.MULTILINE)
-    return [shlex.split(line) for line in lines]
-
-
-def test_every_verb_of_the_readme_exists_with_its_options(tmp_path):
-    commands = readme_commands()
-    assert len(commands) >= 8
-    for words in commands:
-        verb = words[:2] if words[0] == "study" else words[:1]
-        shown = fedvox(*verb, "--help", cwd=tmp_path)
-        assert shown.returncode == 0
-        for option in (word for word in words if word.startswith("--")):
-            assert option in shown.stdout, (words, option)
-        assert "Example" in shown.stdout

@@ -1,18 +1,12 @@
 """The committed splits: the numbers of the study, no patient in two places, and reproducible."""
 
 import csv
-import os
 from collections import Counter, defaultdict
-from pathlib import Path
 
 import pytest
+from real_data import DATA, needs_real_data
 
 from experiments.splits import PARTS, SPLITS, as_csv, breast_split, hippocampus_split, write_splits
-
-DATA = Path(os.environ.get("FEDVOX_DATA", Path(__file__).parents[2].parent / "shared" / "data"))
-needs_data = pytest.mark.skipif(
-    not (DATA / "hippocampus-mri").is_dir(), reason="the real volumes are not at FEDVOX_DATA"
-)
 
 # Patients by site; 8-bit is site a, floats below 1e4 are split over b and c, floats above are at c.
 EXPECTED = {
@@ -60,15 +54,13 @@ def test_every_exam_stands_in_the_table_once(name, files) -> None:
     assert set(counts.values()) == {1}
 
 
-@needs_data
-@pytest.mark.real_data
+@needs_real_data
 def test_the_committed_files_are_what_the_function_makes(tmp_path) -> None:
     for path in write_splits(DATA, tmp_path):
         assert path.read_bytes() == (SPLITS / path.name).read_bytes()
 
 
-@needs_data
-@pytest.mark.real_data
+@needs_real_data
 def test_strata_and_sites_follow_the_source_of_the_images() -> None:
     with (DATA / "hippocampus-mri" / "manifest.csv").open(newline="") as file:
         source = {row["case"]: row for row in csv.DictReader(file)}
@@ -88,8 +80,7 @@ def test_strata_and_sites_follow_the_source_of_the_images() -> None:
     assert counts == {"8-bit": [12, 3, 1, 6], "below": [37, 8, 4, 19], "above": [7, 1, 1, 3]}
 
 
-@needs_data
-@pytest.mark.real_data
+@needs_real_data
 def test_patients_without_a_plausible_mask_only_serve_the_generator() -> None:
     with (DATA / "breast-dce-mri" / "meta.csv").open(newline="") as file:
         meta = {row["pid"]: row for row in csv.DictReader(file)}
@@ -102,8 +93,7 @@ def test_patients_without_a_plausible_mask_only_serve_the_generator() -> None:
     assert subtypes == {"0": {"HER2pos"}, "1": {"HRposHER2neg"}, "2": {"TripleNeg"}}
 
 
-@needs_data
-@pytest.mark.real_data
+@needs_real_data
 def test_another_seed_is_another_split_of_the_same_sizes() -> None:
     for make, folder in ((hippocampus_split, "hippocampus-mri"), (breast_split, "breast-dce-mri")):
         first, other = make(DATA / folder), make(DATA / folder, seed=1)

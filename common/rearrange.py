@@ -2,7 +2,7 @@
 
 from torch import Tensor
 
-from common.codec.config import Factors
+Factors = tuple[int, int, int]
 
 
 def space_to_depth(volume: Tensor, factors: Factors) -> Tensor:
