@@ -129,7 +129,7 @@ def test_a_folded_network_still_tells_the_latents_of_a_block_apart():
     with torch.no_grad():
         for parameter in net.parameters():
             parameter.add_(0.1 * torch.randn(parameter.shape, generator=seeded(1)))
-    output = net(z_t, time, None)
+        output = net(z_t, time, None)
     assert output.shape == z_t.shape
     assert float((output[..., ::2] - output[..., 1::2]).abs().min()) > 0
 
