@@ -52,14 +52,13 @@ class Study(FrozenModel):
                     f"volume.shape along {axis} is {size}, which codec.model.downsampling {factor} does not "
                     f"divide: use {size - size % factor or factor} or {size + factor - size % factor}"
                 )
-        denoiser = self.diffusion.model.denoiser
-        halvings = len(denoiser.channels) - 1
-        for axis, size, fold in zip("xyz", self.latent_shape, denoiser.fold, strict=True):
-            if size % (fold * 2**halvings):
+        halvings = 2 ** (len(self.diffusion.model.denoiser.channels) - 1)
+        for axis, size in zip("xyz", self.latent_shape, strict=True):
+            if size % halvings:
                 raise ValueError(
-                    f"the latent has {size} positions along {axis}, which the denoiser folds by {fold} and "
-                    f"halves {halvings} times: use fewer levels in diffusion.model.denoiser.channels, a "
-                    f"smaller fold, or a volume.shape divisible by more"
+                    f"the latent has {size} positions along {axis}, which the denoiser halves "
+                    f"{len(self.diffusion.model.denoiser.channels) - 1} times: use fewer levels in "
+                    f"diffusion.model.denoiser.channels, or a volume.shape divisible by more"
                 )
         return self
 

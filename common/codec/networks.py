@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from common.codec.config import CodecConfig
+from common.codec.rearrange import depth_to_space, space_to_depth
 from common.codec.transform import lowest_frequencies
-from common.rearrange import depth_to_space, space_to_depth
 from common.shapes import Latent, VolumeBatch
 
 NORM_GROUPS = 8

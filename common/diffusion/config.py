@@ -7,7 +7,6 @@ from pydantic import Field, NonNegativeFloat, PositiveInt, model_validator
 from common.frozen import FrozenModel
 
 Probability = Annotated[float, Field(ge=0, le=1)]
-Fold = Literal[1, 2, 4]
 TimeDistribution = Literal["uniform", "logit_normal"]
 
 
@@ -15,8 +14,6 @@ class DenoiserConfig(FrozenModel):
     """Size of MONAI's DiffusionModelUNet.
 
     Attributes:
-        fold: Latents per axis that are folded into the channels of one position before the network and
-            unfolded after it (the patch size of Peebles & Xie 2023); an eighth of the work for (2, 2, 2).
         channels: Width per level; each level below the first halves the latent.
         attention: Whether a level has self-attention.
         num_res_blocks: Residual blocks per level.
@@ -24,7 +21,6 @@ class DenoiserConfig(FrozenModel):
         head_channels: Channels per attention head.
     """
 
-    fold: tuple[Fold, Fold, Fold] = (1, 1, 1)
     channels: Annotated[tuple[PositiveInt, ...], Field(min_length=1)] = (16, 32, 64)
     attention: tuple[bool, ...] = (False, False, True)
     num_res_blocks: PositiveInt = 1

@@ -1,19 +1,36 @@
 """MONAI's DiffusionModelUNet behind the denoiser contract."""
 
-import math
-
 import torch
 from monai.networks.nets import DiffusionModelUNet
 from torch import Tensor, nn
+from torch.nn import functional
 
 from common.diffusion.config import DenoiserConfig
 from common.diffusion.denoiser import NULL_LABEL
 from common.errors import ConfigError
 from common.initialisation import initialised_from
-from common.rearrange import depth_to_space, space_to_depth
 from common.shapes import Labels, Latent, PerExample
 
 _TIME_SCALE = 1000.0  # MONAI's sinusoidal embedding is made for timesteps of 0 to 1000
+
+
+class ConvolveThenUpsample(nn.Module):
+    """MONAI's upsampling with its convolution before the interpolation instead of after it.
+
+    An eighth of the convolution's work, which was a fifth of a whole training step; what a position
+    should differ in from its copies comes from the skip connections that follow.
+
+    Args:
+        convolution: MONAI's, of kernel 3.
+    """
+
+    def __init__(self, convolution: nn.Module) -> None:
+        super().__init__()
+        self.convolution = convolution
+
+    def forward(self, x: Tensor, emb: Tensor | None = None) -> Tensor:  # noqa: ARG002
+        """Return ``x`` at twice the resolution; the time embedding is not used, as in MONAI's."""
+        return functional.interpolate(self.convolution(x), scale_factor=2.0, mode="nearest")
 
 
 class UNetDenoiser(nn.Module):
@@ -37,13 +54,11 @@ class UNetDenoiser(nn.Module):
     ) -> None:
         super().__init__()
         self.num_classes = num_classes
-        self.fold = config.fold
-        channels = latent_channels * math.prod(config.fold)
         with initialised_from(generator):
             self.unet = DiffusionModelUNet(
                 spatial_dims=3,
-                in_channels=channels,
-                out_channels=channels,
+                in_channels=latent_channels,
+                out_channels=latent_channels,
                 channels=config.channels,
                 attention_levels=config.attention,
                 num_res_blocks=config.num_res_blocks,
@@ -51,6 +66,10 @@ class UNetDenoiser(nn.Module):
                 num_head_channels=config.head_channels,
                 num_class_embeds=num_classes + 1 if num_classes else None,
             )
+
+        for block in self.unet.up_blocks:
+            if block.upsampler is not None:
+                block.upsampler = ConvolveThenUpsample(block.upsampler.postconv)
 
     def forward(self, z_t: Latent, time: PerExample, labels: Labels | None) -> Latent:
         """Return the prediction; see `Denoiser`. An empty batch never reaches the network.
@@ -61,9 +80,8 @@ class UNetDenoiser(nn.Module):
         classes = self._classes(labels, len(z_t), z_t.device)
         if len(z_t) == 0:  # MONAI's attention cannot reshape it
             return torch.zeros_like(z_t)
-        folded = space_to_depth(z_t, self.fold)
-        output: Tensor = self.unet(folded, time * _TIME_SCALE, class_labels=classes)
-        return depth_to_space(output, self.fold)
+        output: Tensor = self.unet(z_t, time * _TIME_SCALE, class_labels=classes)
+        return output
 
     def _classes(self, labels: Labels | None, num: int, device: torch.device) -> Labels | None:
         """Return the embedding row of each example."""

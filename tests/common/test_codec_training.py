@@ -13,9 +13,9 @@ from common.codec.discriminators import (
     take_slices,
 )
 from common.codec.losses import absolute_error, spectral_error, squared_error
+from common.codec.rearrange import depth_to_space, space_to_depth
 from common.codec.training import CodecTraining, initial_codec_state
 from common.codec.transform import lowest_frequencies
-from common.rearrange import depth_to_space, space_to_depth
 
 DEVICE = torch.device("cpu")
 

@@ -4,7 +4,7 @@ import torch
 from common.diffusion.config import ConditionConfig, DenoiserConfig, DiffusionConfig
 from common.diffusion.denoiser import NULL_LABEL, check_labels, guided
 from common.diffusion.objective import make_objective
-from common.diffusion.unet import UNetDenoiser, initial_denoiser_state, load_denoiser
+from common.diffusion.unet import ConvolveThenUpsample, UNetDenoiser, initial_denoiser_state, load_denoiser
 from common.errors import ConfigError
 
 SMALL = DenoiserConfig(channels=(8, 16), attention=(False, True), head_channels=8)
@@ -107,31 +107,14 @@ def test_empty_batch_never_reaches_the_network():
     assert loss.shape == (0,)
 
 
-@pytest.mark.parametrize("fold", [(1, 1, 1), (2, 2, 2), (2, 2, 1)])
-def test_folding_gives_the_network_fewer_positions_and_is_undone_after_it(fold):
-    config = SMALL.model_copy(update={"fold": fold})
-    net, (z_t, time) = UNetDenoiser(config, 2, 0, seeded(0)), batch(2)
-    seen = []
-
-    class Doubled(torch.nn.Module):
-        def forward(self, folded, time, class_labels):
-            seen.append(tuple(folded.shape))
-            return 2 * folded
-
-    net.unet = Doubled()
-    assert torch.equal(net(z_t, time, None), 2 * z_t)
-    a, b, c = fold
-    assert seen == [(2, 2 * a * b * c, 4 // a, 4 // b, 4 // c)]
-
-
-def test_a_folded_network_still_tells_the_latents_of_a_block_apart():
-    net, (z_t, time) = UNetDenoiser(SMALL.model_copy(update={"fold": (2, 2, 2)}), 2, 0, seeded(0)), batch(2)
-    with torch.no_grad():
-        for parameter in net.parameters():
-            parameter.add_(0.1 * torch.randn(parameter.shape, generator=seeded(1)))
-        output = net(z_t, time, None)
-    assert output.shape == z_t.shape
-    assert float((output[..., ::2] - output[..., 1::2]).abs().min()) > 0
+def test_upsampling_copies_each_convolved_position_to_a_block_of_eight():
+    convolution = torch.nn.Conv3d(2, 2, 3, padding=1)
+    x = torch.randn(1, 2, 3, 4, 5, generator=seeded(0))
+    upsampled = ConvolveThenUpsample(convolution)(x, None)
+    copied = convolution(x).repeat_interleave(2, 2).repeat_interleave(2, 3).repeat_interleave(2, 4)
+    assert torch.equal(upsampled, copied)
+    replaced = [block.upsampler for block in awake().unet.up_blocks]
+    assert [type(up) for up in replaced] == [ConvolveThenUpsample, type(None)]
 
 
 def test_labels_without_classes_are_refused():

@@ -64,12 +64,6 @@ def test_an_unknown_key_names_the_nearest_right_one(path, value, nearest):
             {"channels": [8] * 6, "attention": [False] * 6, "head_channels": 8},
             "the latent has 16",
         ),
-        (
-            "diffusion.model.denoiser",
-            {"fold": [4, 4, 4], "channels": [8] * 4, "attention": [False] * 4, "head_channels": 8},
-            "folds by 4 and halves 3 times",
-        ),
-        ("diffusion.model.denoiser.fold", [3, 1, 1], "fold"),
         ("diffusion.model.sampler.kind", "ddim", "use euler or heun"),
         ("federation.sites", ["a", "a"], "repeat"),
         ("federation.sites", ["A b"], "sites"),

@@ -2,7 +2,7 @@
 
 from torch import Tensor
 
-Factors = tuple[int, int, int]
+from common.codec.config import Factors
 
 
 def space_to_depth(volume: Tensor, factors: Factors) -> Tensor:
