@@ -1,8 +1,8 @@
 """`fedvox experiment`: the comparisons behind the numbers in docs/results.md."""
 
-import time
+import json as json_module
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -10,6 +10,7 @@ from cli.console import err, out, print_json
 from client.site_config import Compute
 from common.errors import ConfigError
 from experiments.baselines.compare import compare, write_results
+from experiments.baselines.table import comparison_text
 
 experiment_app = typer.Typer(help="Run a comparison.", no_args_is_help=True, rich_markup_mode="rich")
 
@@ -30,25 +31,50 @@ def run(
 
     Example: [bold]fedvox experiment run baselines --data /data[/]
     """
-    if name != "baselines":
-        raise ConfigError(f"no experiment called {name}", "known: baselines")
+    _known(name)
     unknown = sorted(set(study or ()) - STUDIES.keys())
     if unknown:
         raise ConfigError(f"no study called {unknown[0]}", f"known: {', '.join(STUDIES)}")
-    started = time.monotonic()
-    results = {
-        one: compare(
+    results = {}
+    for one in study or STUDIES:
+        results[one] = compare(
             CONFIGS / f"{one}.yaml",
             (data / STUDIES[one]).resolve(),
             runs / "baselines" / one,
             Compute(threads=threads),
             lambda text: err.print(text, highlight=False),
         )
-        for one in study or STUDIES
-    }
-    path = runs / "baselines" / "results.json"
-    write_results(results, path, "fedvox experiment run baselines", started)
+        write_results(runs / "baselines" / f"{one}.json", results[one])
     if json:
         print_json(results)
-    else:
-        out.print(f"results in {path}", highlight=False)
+        return
+    for found in results.values():
+        _print(found)
+    out.print(f"figures in {runs / 'baselines'}", highlight=False)
+
+
+@experiment_app.command("table")
+def show_table(
+    name: Annotated[str, typer.Argument(help="Which comparison: baselines.")],
+    runs: Annotated[Path, typer.Option("--runs", help="Folder that holds all runs.")] = Path("runs"),
+) -> None:
+    """Print a finished comparison as Markdown.
+
+    Example: [bold]fedvox experiment table baselines[/]
+    """
+    _known(name)
+    files = sorted((runs / "baselines").glob("*.json"))
+    if not files:
+        raise ConfigError(f"no figures in {runs / 'baselines'}", "run fedvox experiment run baselines first")
+    for file in files:
+        _print(json_module.loads(file.read_text(encoding="utf-8")))
+
+
+def _print(results: dict[str, Any]) -> None:
+    text = f"## {results['study']}\n\n{comparison_text(results)}\n"
+    out.print(text, markup=False, highlight=False, soft_wrap=True)
+
+
+def _known(name: str) -> None:
+    if name != "baselines":
+        raise ConfigError(f"no experiment called {name}", "known: baselines")

@@ -34,13 +34,14 @@ QUANTIZERS: tuple[QuantizerConfig, ...] = (
     NoQuantizerConfig(code_dim=2),
     EmaQuantizerConfig(num_codes=512, code_dim=2),
     GradientQuantizerConfig(num_codes=512, code_dim=2),
-    FsqQuantizerConfig(levels=(32, 16)),
+    FsqQuantizerConfig(levels=(23, 22)),
     NoQuantizerConfig(code_dim=3),
     EmaQuantizerConfig(num_codes=512, code_dim=3),
     GradientQuantizerConfig(num_codes=512, code_dim=3),
-    EmaQuantizerConfig(num_codes=2048, code_dim=3),
-    GradientQuantizerConfig(num_codes=2048, code_dim=3),
     FsqQuantizerConfig(levels=(16, 16, 16)),
+    EmaQuantizerConfig(num_codes=4096, code_dim=3),
+    NoQuantizerConfig(code_dim=4),
+    EmaQuantizerConfig(num_codes=4096, code_dim=4),
 )
 SEED = 0
 

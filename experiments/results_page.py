@@ -66,8 +66,8 @@ TABLES: Mapping[str, tuple[str, Callable[[Any], str]]] = {
     "demo": ("demo.json", metrics_text),
     "hippocampus": ("hippocampus.json", metrics_text),
     "breast_dce": ("breast_dce.json", metrics_text),
-    "baselines hippocampus": ("baselines.json", lambda r: comparison_text(r["studies"]["hippocampus"])),
-    "baselines breast_dce": ("baselines.json", lambda r: comparison_text(r["studies"]["breast_dce"])),
+    "baselines hippocampus": ("baselines_hippocampus.json", comparison_text),
+    "baselines breast_dce": ("baselines_breast_dce.json", comparison_text),
     "codec_bench": ("codec_bench.json", codec_bench_text),
     "quantizers": ("quantizers.json", quantizer_bench_text),
 }

@@ -25,7 +25,7 @@ volume:
 codec:                        # first stage: 3D VQ-GAN
   model:
     downsampling: [2, 2, 2]
-    quantizer: {{kind: fsq, levels: [16, 8, 8, 8]}}        # or ema, gradient
+    quantizer: {{kind: fsq, levels: [8, 8, 8, 8]}}        # or ema, gradient
   training: {{rounds: 10, local_steps: 30, batch_size: 8, learning_rate: 0.002}}
 
 diffusion:                    # second stage: latent diffusion

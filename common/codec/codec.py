@@ -90,6 +90,6 @@ def _make_quantizer(config: CodecConfig, transform: BlockTransform, generator: t
         case GradientQuantizerConfig() as gradient:
             return GradientQuantizer(gradient, config.commitment_weight, transform.deviations, generator)
         case FsqQuantizerConfig() as fsq:
-            return FsqQuantizer(fsq, config.commitment_weight, transform.deviations, transform.reach)
+            return FsqQuantizer(fsq, config.commitment_weight, transform.deviations)
         case NoQuantizerConfig():
             return ContinuousLatent(transform.deviations)

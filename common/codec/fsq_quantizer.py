@@ -1,12 +1,11 @@
 """Finite scalar quantization (Mentzer et al. 2023): each channel is rounded to one of L levels.
 
-    q = R (2k + 1 - L) / L,   k = clamp(round((z / R + 1) L / 2 - 1/2), 0, L - 1)
+    q = R (2k + 1 - L) / L,   k = clamp(round((z / R + 1) L / 2 - 1/2), 0, L - 1),   R = 2.2 deviations
 
 Nothing is learnt, so nothing can leak and nothing is aggregated. The paper bounds z by a tanh, whose
-vanishing slope let latents collapse to a constant here; instead the levels span the ±R that a channel
-hardly exceeds at the start, a public constant, values beyond take the outermost level, and the
-commitment term pulls them in. Levels are spent best where steps are equally wide: twice as many on the
-first channel, a block's mean, as on each of its details.
+vanishing slope let latents collapse to a constant here; instead the levels span ±R of a latent whose
+deviation at the start is a public constant, values beyond take the outermost level, and the commitment
+term pulls them in. R is where a block's mean ends for voxels in [-1, 1]; details beyond theirs are rare.
 
 >>> _round_to_levels(torch.tensor([-9.0, 0.1, 0.9]), torch.tensor(4.0), torch.tensor(2.2))[0]
 tensor([-1.6500,  0.5500,  0.5500])
@@ -21,6 +20,8 @@ from common.codec.config import FsqQuantizerConfig
 from common.codec.quantizer import Quantized, squared_distance, straight_through
 from common.shapes import Latent
 
+RANGE = 2.2  # R, in deviations of the initial latent
+
 
 class FsqQuantizer(nn.Module):
     """Quantizer without a codebook.
@@ -29,18 +30,15 @@ class FsqQuantizer(nn.Module):
         config: Levels per channel.
         commitment_weight: Weight of the pull towards the levels.
         deviations: Deviation of the initial latent per channel, a public constant.
-        reach: R of each channel, a public constant.
     """
 
     levels: Tensor
     reach: Tensor
 
-    def __init__(
-        self, config: FsqQuantizerConfig, commitment_weight: float, deviations: Tensor, reach: Tensor
-    ) -> None:
+    def __init__(self, config: FsqQuantizerConfig, commitment_weight: float, deviations: Tensor) -> None:
         super().__init__()
         self.deviations = deviations
-        self.register_buffer("reach", reach, persistent=False)
+        self.register_buffer("reach", RANGE * deviations, persistent=False)
         self.commitment_weight = commitment_weight
         self.register_buffer("levels", torch.tensor(config.levels, dtype=torch.float32), persistent=False)
         bases = [math.prod(config.levels[:channel]) for channel in range(len(config.levels))]

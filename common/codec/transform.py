@@ -19,7 +19,6 @@ from torch import Tensor
 from common.codec.config import Factors
 
 MEAN_DEVIATION, DETAIL_DEVIATION = 1.3, 0.35  # of the coefficients of 8 voxels in [-1, 1]
-DETAIL_REACH = 4  # deviations; details are mostly near zero, and far from it at edges
 
 
 @dataclass(frozen=True)
@@ -30,14 +29,11 @@ class BlockTransform:
         rows: Orthonormal [code_dim, channels·a·b·c], lowest frequency first.
         scale: One number: the expected deviation of the first row's coefficient.
         deviations: Expected deviation of each latent channel [code_dim]; the first is 1.
-        reach: Magnitude that each latent channel hardly ever exceeds [code_dim]; for the first it is
-            the bound of voxels in [-1, 1].
     """
 
     rows: Tensor
     scale: float
     deviations: Tensor
-    reach: Tensor
 
 
 def lowest_frequencies(num_channels: int, factors: Factors, code_dim: int) -> BlockTransform:
@@ -53,10 +49,7 @@ def lowest_frequencies(num_channels: int, factors: Factors, code_dim: int) -> Bl
     size = math.sqrt(len(orders) / 8)
     detail = DETAIL_DEVIATION / MEAN_DEVIATION
     deviations = torch.tensor([detail if any(order) else 1.0 for order in chosen])
-    scale = size * MEAN_DEVIATION
-    bound = math.sqrt(len(orders)) / scale
-    reach = torch.where(deviations == 1, bound, DETAIL_REACH * deviations)
-    return BlockTransform(torch.stack(rows), scale, deviations, reach)
+    return BlockTransform(torch.stack(rows), size * MEAN_DEVIATION, deviations)
 
 
 def _dct(length: int) -> Tensor:

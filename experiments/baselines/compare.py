@@ -1,7 +1,6 @@
 """The comparison of one study: train every arm, measure, and write one JSON file."""
 
 import json
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -67,6 +66,7 @@ def compare(
     sites = list(study.federation.sites)
     return {
         "study": study.name,
+        "command": f"fedvox experiment run baselines --study {study_file.stem}",
         "config_sha256": study.digest,
         "training_seed": study.seed,
         "steps": {
@@ -109,12 +109,7 @@ def _training_seconds(events: Path) -> float:
     return round(sum(line["seconds"] for line in lines if line["event"] == "round_finished"), 1)
 
 
-def write_results(results: dict[str, Any], path: Path, command: str, started: float) -> None:
-    """Write results with the command that made them and its time."""
-    facts = {
-        "command": command,
-        "seconds_of_this_call": round(time.monotonic() - started, 1),
-        "studies": results,
-    }
+def write_results(path: Path, results: dict[str, Any]) -> None:
+    """Write one study's comparison."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_text_atomic(path, json.dumps(facts, indent=1, sort_keys=True) + "\n")
+    write_text_atomic(path, json.dumps(results, indent=1, sort_keys=True) + "\n")

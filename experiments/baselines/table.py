@@ -16,7 +16,9 @@ def comparison_text(results: Results) -> str:
         results: What `compare` returned.
     """
     steps, patients = results["steps"], results["test_patients"]
+    minutes = sum(results["seconds"].values()) / 60
     facts = (
+        f"`{results['command']}` trained for {minutes:.0f} minutes in all. "
         f"Training seed {results['training_seed']} only. Every model made {steps['codec']} codec and "
         f"{steps['diffusion']} denoiser steps in a row (`pooled-3x` three times as many), of the same batch "
         f"size. Test patients: {', '.join(f'{site} {num}' for site, num in patients.items())}."

@@ -197,7 +197,7 @@ def test_fsq_levels_are_the_closed_form_and_out_of_range_takes_the_outermost():
     codec = Codec(CodecConfig(channels=8, quantizer=FsqQuantizerConfig(levels=(4, 2))), 1, seeded())
     latent = torch.tensor([[-99.0, 99.0], [0.1, -0.1], [1.2, 1.0]]).reshape(3, 2, 1, 1, 1)
     result = codec.quantize(latent)
-    first, second = 8**0.5 / 1.3, 4 * 0.35 / 1.3  # R: a block mean's bound, and four detail deviations
+    first, second = 2.2, 2.2 * 0.35 / 1.3  # R: 2.2 deviations of a block's mean, and of a detail
     steps = torch.tensor([[-3 / 4, 1 / 2], [1 / 4, -1 / 2], [3 / 4, 1 / 2]])
     expected = steps * torch.tensor([first, second])
     torch.testing.assert_close(result.quantized.reshape(3, 2), expected)

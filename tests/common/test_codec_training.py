@@ -48,13 +48,6 @@ def test_the_transform_is_orthonormal_and_starts_with_the_mean(channels, factors
     assert bool((transform.deviations > 0).all())
 
 
-def test_the_first_channels_reach_is_that_of_voxels_in_minus_one_to_one():
-    transform = lowest_frequencies(3, (4, 4, 1), 8)
-    brightest = transform.rows @ torch.ones(48) / transform.scale
-    torch.testing.assert_close(brightest[0], transform.reach[0])
-    assert float(brightest[1:].abs().max()) < 1e-5
-
-
 def test_an_error_of_a_fresh_codecs_latent_is_as_large_a_volume_error_in_every_channel():
     codec = Codec(CodecConfig(channels=8, num_res_blocks=1), 1, seeded())
     latent = torch.zeros(1, 4, 4, 4, 4)

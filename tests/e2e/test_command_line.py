@@ -194,3 +194,10 @@ def test_init_writes_a_study_that_checks(tmp_path):
     assert result.returncode == 0, result.stderr
     assert json.loads(result.stdout)["study"]["sites"] == "north, south"
     refused(fedvox("study", "init", "mine.yaml", cwd=tmp_path), "exists")
+
+
+def test_a_comparison_that_was_never_run_or_does_not_exist_is_refused(tmp_path):
+    refused(fedvox("experiment", "table", "baselines", cwd=tmp_path), "fedvox experiment run baselines")
+    refused(fedvox("experiment", "table", "nonsense", cwd=tmp_path), "known: baselines")
+    words = ("experiment", "run", "baselines", "--data", ".", "--study", "nonsense")
+    refused(fedvox(*words, cwd=tmp_path), "known: hippocampus, breast_dce")

@@ -22,7 +22,7 @@ QUANTIZERS = (
     NoQuantizerConfig(code_dim=2),
     EmaQuantizerConfig(num_codes=512, code_dim=2),
     GradientQuantizerConfig(num_codes=512, code_dim=2),
-    FsqQuantizerConfig(levels=(32, 16)),
+    FsqQuantizerConfig(levels=(23, 22)),
 )
 SCHEDULE = TrainingConfig(rounds=1, local_steps=300, batch_size=4, learning_rate=4e-3)
 
