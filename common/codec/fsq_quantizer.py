@@ -49,7 +49,9 @@ class FsqQuantizer(nn.Module):
         nearest, digits = _round_to_levels(latent.movedim(1, -1), self.levels, self.reach)
         nearest, digits = nearest.movedim(-1, 1), digits.movedim(-1, 1)
         indices = sum(digits[:, channel] * base for channel, base in enumerate(self.bases))
-        loss = self.commitment_weight * squared_distance(latent, nearest)
+        # In deviations: a detail beyond its levels is pulled back as hard as a mean beyond its own.
+        unit = (self.reach / RANGE)[:, None, None, None]
+        loss = self.commitment_weight * squared_distance(latent / unit, nearest / unit)
         return Quantized(straight_through(latent, nearest), torch.as_tensor(indices), loss)
 
     def moments(self) -> tuple[Tensor, Tensor]:

@@ -202,6 +202,8 @@ def test_fsq_levels_are_the_closed_form_and_out_of_range_takes_the_outermost():
     expected = steps * torch.tensor([first, second])
     torch.testing.assert_close(result.quantized.reshape(3, 2), expected)
     assert result.indices.flatten().tolist() == [0 + 4 * 1, 2 + 4 * 0, 3 + 4 * 1]
+    in_deviations = (latent.reshape(3, 2) - expected) / torch.tensor([1, 0.35 / 1.3])
+    torch.testing.assert_close(result.loss, 0.25 * in_deviations.square().mean(dim=1))
 
 
 @pytest.mark.parametrize("kind", QUANTIZERS)
