@@ -24,6 +24,7 @@ from server.run_folder import versions
 
 MANIFEST = "manifest.json"
 PARTIAL = "manifest.partial.json"
+SEED_BITS = 32  # what PyTorch's CPU generator uses
 
 
 def synthesize(
@@ -93,8 +94,13 @@ def volume_name(index: int) -> str:
 
 
 def volume_seed(seed: int, index: int) -> int:
-    """Return the seed of one volume's noise."""
-    return derive_seed("synthesis", seed, index)
+    """Return the seed of one volume's noise: no two volumes of a set share it.
+
+    PyTorch's CPU generator uses 32 bits of a seed. Hashed indices would agree in them by chance, in a
+    set of 64,000 volumes with even odds, and agreeing volumes are copies; counted on from the set's own
+    place they cannot.
+    """
+    return (derive_seed("synthesis", seed) + index) % 2**SEED_BITS
 
 
 def _recipe(model: ReleasedModel, sampler: SamplerConfig, num: int, seed: int) -> dict[str, Any]:
