@@ -1,5 +1,6 @@
 """study.yaml: what all sites agree on, with the checks that need more than one part of it."""
 
+import math
 from pathlib import Path
 
 from pydantic import Field, NonNegativeInt, model_validator
@@ -52,6 +53,12 @@ class Study(FrozenModel):
                     f"volume.shape along {axis} is {size}, which codec.model.downsampling {factor} does not "
                     f"divide: use {size - size % factor or factor} or {size + factor - size % factor}"
                 )
+        block = self.volume.num_channels * math.prod(self.codec.model.downsampling)
+        if self.codec.model.code_dim > block:
+            raise ValueError(
+                f"codec.model.quantizer has {self.codec.model.code_dim} channels for blocks of {block} "
+                f"values: use at most {block}, or a stronger downsampling"
+            )
         halvings = 2 ** (len(self.diffusion.model.denoiser.channels) - 1)
         for axis, size in zip("xyz", self.latent_shape, strict=True):
             if size % halvings:

@@ -27,6 +27,7 @@ from common.federation.config import TrainingConfig
 from common.federation.learning_rate import learning_rate_at
 from common.federation.seeds import seeded_generator
 from common.metrics.reconstruction import (
+    intensity_std_ratio,
     mean_over_patients,
     patient_means,
     psnr,
@@ -55,7 +56,7 @@ class CodecFigures:
     Attributes:
         psnr_over_global_mse: PSNR of the mean squared error over all voxels, in dB.
         psnr_mean_over_patients: Mean over patients of their volumes' PSNR, in dB.
-        intensity_std_kept: Deviation of all reconstructed voxels over that of the originals.
+        intensity_std_kept: Mean over patients of a reconstruction's deviation over the original's.
         perplexity: Exponential of the entropy of code use.
         codes_used: Codes that occur.
     """
@@ -125,7 +126,7 @@ def measure(
     return CodecFigures(
         psnr_over_global_mse=psnr_over_global_mse(rebuilt, original),
         psnr_mean_over_patients=mean_over_patients(psnr(rebuilt, original), held_out.patients),
-        intensity_std_kept=float(rebuilt.std() / original.std()),
+        intensity_std_kept=mean_over_patients(intensity_std_ratio(rebuilt, original), held_out.patients),
         perplexity=math.exp(-float((shares * shares.log()).sum())),
         codes_used=len(shares),
     )

@@ -175,6 +175,7 @@ def evaluate_synthetic(real: RealSets, synthetic: VolumeBatch, study: Study, see
         )
     synthetic = synthetic[:num]
     axis = slice_axis_of(study)
+    floor = texture_ratio(real.training, real.test)
     return {
         "n": num,
         "distances": {
@@ -184,7 +185,11 @@ def evaluate_synthetic(real: RealSets, synthetic: VolumeBatch, study: Study, see
             "synthetic": _diversity(synthetic, axis, seed),
             "real": _diversity(real.test, axis, seed),
         },
-        "texture": asdict(texture_ratio(synthetic, real.test)),
+        "texture": {
+            **asdict(texture_ratio(synthetic, real.test)),
+            "contrast_floor": floor.contrast,
+            "high_frequency_floor": floor.high_frequency,
+        },
     }
 
 

@@ -38,8 +38,10 @@ def metrics_text(metrics: Mapping[str, Any]) -> str:
     ]
     made = metrics["synthetic"]
     rows = [
-        ["contrast ratio", f"{made['texture']['contrast']:.2f}", "1"],
-        ["high-frequency ratio", f"{made['texture']['high_frequency']:.2f}", "1"],
+        *(
+            [f"{title} ratio", f"{made['texture'][name]:.2f}", f"{made['texture'][f'{name}_floor']:.2f}"]
+            for title, name in (("contrast", "contrast"), ("high-frequency", "high_frequency"))
+        ),
         *(
             [f"MMD², `{name}`", interval_text(distance["mmd"], 3), f"{distance['mmd_floor']:.3f}"]
             for name, distance in made["distances"].items()

@@ -10,6 +10,7 @@ runs/NAME/
   report.html, metrics.json, montages/, tensorboard/
 """
 
+import hashlib
 import importlib.metadata
 import json
 import platform
@@ -19,12 +20,13 @@ from typing import Any
 
 import yaml
 
-from common.artifact import write_text_atomic
+from common.artifact import sha256_of_file, write_text_atomic
 from common.errors import RunError
 from common.frozen import load_yaml, parse
 from common.study import Study
 
 RUN_FILE = "run.json"
+CODE = ("common", "client", "server")
 PACKAGES = ("fedvox", "torch", "flwr", "monai", "numpy", "nibabel", "ray")
 
 
@@ -52,10 +54,10 @@ class RunFolder:
             RunError: The folder holds another study, other data, or something else altogether.
         """
         folder = cls(path)
-        # Simulated sites may have cached volumes before the run exists.
-        if not path.exists() or {entry.name for entry in path.iterdir()} <= {folder.sites.name}:
+        source = {**source, "code": code_digest()}
+        text = yaml.safe_dump(study.model_dump(mode="json"), sort_keys=False)
+        if folder._is_new(text):
             path.mkdir(parents=True, exist_ok=True)
-            text = yaml.safe_dump(study.model_dump(mode="json"), sort_keys=False)
             write_text_atomic(folder.study_file, text)
             record: dict[str, Any] = {
                 "study_digest": study.digest,
@@ -71,11 +73,26 @@ class RunFolder:
                 f"{path} belongs to another study ({record['study_digest'][:12]}, not {study.digest[:12]})",
                 "choose another --name, or move that folder away",
             )
+        if record["source"].get("code") != source["code"]:
+            raise RunError(
+                f"{path} was started by another version of fedvox, which would go on to other bits",
+                "go on with that version, or choose another --name",
+            )
         if record["source"] != source:
             raise RunError(
                 f"{path} was started on other data or sites", "restore the data, or choose another --name"
             )
         return folder
+
+    def _is_new(self, study: str) -> bool:
+        """Return whether no run of another kind was begun here: only what is written before run.json."""
+        if not self.path.exists():
+            return True
+        names = {entry.name for entry in self.path.iterdir() if not entry.name.startswith(".")}
+        if self.study_file.name in names and self.study_file.read_text(encoding="utf-8") != study:
+            return False  # somebody's file, not what a start of this run was writing when it was killed
+        # Simulated sites may have cached volumes before the run exists.
+        return names <= {self.sites.name, self.study_file.name}
 
     @classmethod
     def open(cls, path: Path) -> "RunFolder":
@@ -125,6 +142,14 @@ class RunFolder:
     def synthetic(self) -> Path:
         """Where synthetic volumes go by default."""
         return self.path / "synthetic"
+
+
+def code_digest() -> str:
+    """Return the SHA-256 of the code that decides a run's bits: all of it that lies on this machine."""
+    root = Path(__file__).parents[1]
+    files = sorted(path for name in CODE for path in (root / name).rglob("*.py"))
+    lines = [f"{path.relative_to(root).as_posix()} {sha256_of_file(path)}" for path in files]
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 
 def versions() -> dict[str, str]:

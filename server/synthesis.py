@@ -24,7 +24,7 @@ from server.run_folder import versions
 
 MANIFEST = "manifest.json"
 PARTIAL = "manifest.partial.json"
-SEED_BITS = 32  # what PyTorch's CPU generator uses
+SEEDS = 1 << 32  # that PyTorch's CPU generator tells apart
 
 
 def synthesize(
@@ -100,7 +100,7 @@ def volume_seed(seed: int, index: int) -> int:
     set of 64,000 volumes with even odds, and agreeing volumes are copies; counted on from the set's own
     place they cannot.
     """
-    return (derive_seed("synthesis", seed) + index) % 2**SEED_BITS
+    return (derive_seed("synthesis", seed) + index) % SEEDS
 
 
 def _recipe(model: ReleasedModel, sampler: SamplerConfig, num: int, seed: int) -> dict[str, Any]:
@@ -139,7 +139,7 @@ def _open_folder(folder: Path, recipe: dict[str, Any]) -> dict[int, list[dict[st
             raise RunError(f"{folder} holds another set of volumes", "choose another --out")
         files = earlier.get("done") or {str(v["index"]): v["files"] for v in earlier["volumes"]}
         return {int(index): entry for index, entry in files.items() if _intact(folder, entry)}
-    if any(folder.iterdir()):
+    if any(not entry.name.startswith(".") for entry in folder.iterdir()):  # not a write that was cut short
         raise RunError(f"{folder} is not empty and holds no manifest", "choose another --out")
     write_text_atomic(folder / PARTIAL, json.dumps({**recipe, "done": {}}))
     return {}

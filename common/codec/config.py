@@ -2,10 +2,11 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
 from common.frozen import FrozenModel
 
+NORM_GROUPS = 8  # of every GroupNorm of the codec, or its channels where they are fewer
 Factor = Literal[1, 2, 4, 8, 16]
 Factors = tuple[Factor, Factor, Factor]
 
@@ -100,6 +101,14 @@ class CodecConfig(FrozenModel):
     commitment_weight: NonNegativeFloat = 0.25
     perceptual_weight: NonNegativeFloat = 0.0
     discriminator: DiscriminatorConfig | None = None
+
+    @model_validator(mode="after")
+    def _groups_divide(self) -> "CodecConfig":
+        if self.num_res_blocks and self.channels > NORM_GROUPS and self.channels % NORM_GROUPS:
+            raise ValueError(
+                f"codec channels {self.channels} are not a multiple of {NORM_GROUPS}, the groups of a norm"
+            )
+        return self
 
     @property
     def code_dim(self) -> int:

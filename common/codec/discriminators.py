@@ -10,10 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from common.codec.config import DiscriminatorConfig
+from common.codec.config import NORM_GROUPS, DiscriminatorConfig
 from common.initialisation import initialised_from
-
-NORM_GROUPS = 8
 
 
 class PatchDiscriminator(nn.Module):

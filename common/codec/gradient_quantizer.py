@@ -46,7 +46,9 @@ class GradientQuantizer(nn.Module):
     @property
     def codes(self) -> Tensor:
         """The codebook [code, code_dim]."""
-        return (self.base + self.offsets) @ self.map + self.shift
+        # Not in a half precision: training would snap to other codes than sampling.
+        with torch.autocast(self.base.device.type, enabled=False):
+            return (self.base + self.offsets) @ self.map + self.shift
 
     def forward(self, latent: Latent) -> Quantized:
         """Return the nearest codes; see `Quantizer`."""

@@ -23,9 +23,7 @@ def nearest_codes(
         squares = table.square().sum(dim=1)
         factors = (-2 * table).T.contiguous()
         rows = max(1, DISTANCES_PER_CHUNK // len(table))
-        parts = [
-            torch.addmm(squares, part.float(), factors).argmin(dim=1) for part in torch.split(vectors, rows)
-        ]
+        parts = [_argmin(torch.addmm(squares, part.float(), factors)) for part in torch.split(vectors, rows)]
         return torch.cat(parts) if parts else vectors.new_zeros(0, dtype=torch.long)
 
 

@@ -13,12 +13,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from common.codec.config import CodecConfig
+from common.codec.config import NORM_GROUPS, CodecConfig
 from common.codec.rearrange import depth_to_space, space_to_depth
 from common.codec.transform import lowest_frequencies
 from common.shapes import Latent, VolumeBatch
-
-NORM_GROUPS = 8
 
 
 class ResidualBlock(nn.Module):

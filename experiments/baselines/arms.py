@@ -68,10 +68,15 @@ def _with_sites(study: Study, sites: tuple[str, ...]) -> Study:
 
 
 def _with_rounds(study: Study, factor: int) -> Study:
+    """Return ``study`` with every step of its schedules ``factor`` times as far along."""
     codec, diffusion = (
         stage.model_copy(
             update={"training": stage.training.model_copy(update={"rounds": factor * stage.training.rounds})}
         )
         for stage in (study.codec, study.diffusion)
     )
+    discriminator = codec.model.discriminator
+    if discriminator is not None:  # the same share of the stage is adversarial
+        later = discriminator.model_copy(update={"start_step": factor * discriminator.start_step})
+        codec = codec.model_copy(update={"model": codec.model.model_copy(update={"discriminator": later})})
     return study.model_copy(update={"codec": codec, "diffusion": diffusion})

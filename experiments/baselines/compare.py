@@ -12,7 +12,7 @@ from experiments.baselines.arms import arms_of
 from experiments.baselines.measure import (
     generation_of,
     mmd_difference,
-    psnr_difference,
+    psnr_differences,
     reconstruction_of,
     site_table,
     synthetic_of,
@@ -20,6 +20,7 @@ from experiments.baselines.measure import (
 )
 from experiments.baselines.train import TrainedArm, train_arm
 from experiments.evaluation import real_sets
+from experiments.report.events import read_events
 from experiments.simulate import check_sites
 from experiments.study_file import load_study_file
 from server.run_folder import versions
@@ -40,9 +41,10 @@ def compare(
         say: Told what is being done.
     """
     study, plan = load_study_file(study_file)
-    if plan.split is None:
+    if plan.split is None or "test" in plan.parts:
         raise ConfigError(
-            f"{study_file} has no simulation.split", "baselines need generator and test patients"
+            f"{study_file}: the simulation has no split, or trains on its test part",
+            "give simulation.split, and simulation.parts without test",
         )
     arms = arms_of(study, plan.parts)
     trained: dict[str, TrainedArm] = {}
@@ -82,12 +84,12 @@ def compare(
         },
         "psnr_federated_minus": {
             **{
-                name: psnr_difference(rebuilt["federated"]["psnr"], rebuilt[name]["psnr"], sites)
+                name: psnr_differences(rebuilt["federated"]["psnr"], rebuilt[name]["psnr"], sites)
                 for name in trained
                 if name.startswith("pooled")
             },
             **{
-                name: psnr_difference(
+                name: psnr_differences(
                     rebuilt["federated"]["psnr"],
                     rebuilt[name]["psnr"],
                     [site for site in sites if site != name.removeprefix("local-")],
@@ -105,8 +107,8 @@ def compare(
 
 
 def _training_seconds(events: Path) -> float:
-    lines = [json.loads(line) for line in events.read_text(encoding="utf-8").splitlines()]
-    return round(sum(line["seconds"] for line in lines if line["event"] == "round_finished"), 1)
+    finished = (event for event in read_events(events) if event["event"] == "round_finished")
+    return round(sum(event["seconds"] for event in finished), 1)
 
 
 def write_results(path: Path, results: dict[str, Any]) -> None:

@@ -26,10 +26,15 @@ def comparison_text(results: Results) -> str:
     blocks = [
         (facts, None),
         ("Reconstruction, mean over test patients [95 % interval over patients].", _reconstruction(results)),
-        ("PSNR of the federated codec minus another's, paired by patient.", _psnr_differences(results)),
+        (
+            "PSNR of the federated codec minus another's, paired by patient; a local model is judged on the "
+            "other sites' patients.",
+            _psnr_differences(results),
+        ),
         (
             "Synthetic volumes against the test patients of all sites, "
-            f"n = {results['generation']['federated']['n']} of each; beside them, real training patients. "
+            f"n = {results['generation']['federated']['n']} of each; beside them, as many real training "
+            "patients (in the column MS-SSIM, the test patients themselves). "
             "`federated-snapped`: the same sampled latents, snapped to the codebook before decoding.",
             _generation(results),
         ),
@@ -57,12 +62,11 @@ def _reconstruction(results: Results) -> str:
 
 def _psnr_differences(results: Results) -> str:
     sites = list(results["test_patients"])
-    rows = []
-    for arm, difference in results["psnr_federated_minus"].items():
-        local = arm.removeprefix("local-") if arm.startswith("local-") else None
-        judged = ", ".join(site for site in sites if site != local)
-        rows.append([_name(arm), judged, interval_text(difference, 2, signed=True)])
-    return markdown_table(["federated minus", "on patients of", "dB"], rows)
+    rows = [
+        [_name(arm), *(interval_text(by_site[s], 2, signed=True) if s in by_site else "-" for s in sites)]
+        for arm, by_site in results["psnr_federated_minus"].items()
+    ]
+    return markdown_table(["federated minus", *(f"on patients of {site}, dB" for site in sites)], rows)
 
 
 def _generation(results: Results) -> str:
@@ -94,8 +98,8 @@ def _generation(results: Results) -> str:
             *(f"{floor['distances'][name]['mmd_floor']:.3f}" for name in EXTRACTORS),
             *(f"{floor['distances'][name]['frechet_floor']:.2f}" for name in EXTRACTORS),
             f"{floor['pairwise_ms_ssim']['real']:.2f}",
-            "1",
-            "1",
+            f"{floor['texture']['contrast_floor']:.2f}",
+            f"{floor['texture']['high_frequency_floor']:.2f}",
         ]
     )
     return markdown_table(columns, rows)

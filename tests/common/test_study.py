@@ -64,6 +64,8 @@ def test_an_unknown_key_names_the_nearest_right_one(path, value, nearest):
             {"channels": [8] * 6, "attention": [False] * 6, "head_channels": 8},
             "the latent has 16",
         ),
+        ("codec.model.downsampling", [1, 1, 2], "4 channels for blocks of 2 values"),
+        ("codec.model.channels", 12, "not a multiple of 8"),
         ("diffusion.model.sampler.kind", "ddim", "use euler or heun"),
         ("federation.sites", ["a", "a"], "repeat"),
         ("federation.sites", ["A b"], "sites"),

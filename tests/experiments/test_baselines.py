@@ -9,12 +9,13 @@ import yaml
 from small_federation import small_study
 
 from client.site_config import Compute
+from common.errors import ConfigError
 from experiments.baselines.arms import arms_of
 from experiments.baselines.compare import compare
-from experiments.baselines.measure import psnr_difference
+from experiments.baselines.measure import psnr_differences
 from experiments.baselines.table import comparison_text
 
-PARTS = {"generator": 3, "test": 3}
+PARTS = {"generator": 3, "test": 4}
 
 
 def study_with_split(folder):
@@ -78,7 +79,7 @@ def test_the_results_name_their_seed_steps_and_patients_and_compare_everything(c
     _, _, results = comparison
     assert results["training_seed"] == 3
     assert results["steps"] == {"codec": 6, "diffusion": 4}
-    assert results["test_patients"] == {"a": 3, "b": 3}
+    assert results["test_patients"] == {"a": 4, "b": 4}
     assert results["psnr_federated_minus"].keys() == {"pooled", "pooled-3x", "local-a", "local-b"}
     others = {"pooled", "pooled-3x", "local-a", "local-b", "federated-snapped"}
     assert results["mmd_federated_minus"].keys() == others
@@ -95,12 +96,30 @@ def test_a_second_call_trains_nothing_and_says_the_same(comparison):
     assert again == results
 
 
-def test_a_difference_is_within_patients_of_the_named_sites_only():
-    first = {"a": {"p": 30.0, "q": 20.0}, "b": {"p": 0.0}}
-    second = {"a": {"p": 29.0, "q": 18.0}, "b": {"p": 50.0}}
-    difference = psnr_difference(first, second, ["a"])
-    assert difference["estimate"] == pytest.approx(1.5)
-    assert 1.0 <= difference["low"] <= difference["high"] <= 2.0
+def test_a_difference_is_within_patients_of_one_site_and_never_mixes_sites():
+    first = {"a": {"p": 30.0, "q": 20.0}, "b": {"r": 0.0, "s": 1.0}, "c": {"t": 9.0, "u": 9.0}}
+    second = {"a": {"p": 29.0, "q": 18.0}, "b": {"r": 50.0, "s": 51.0}, "c": {"t": 0.0, "u": 0.0}}
+    differences = psnr_differences(first, second, ["a", "b"])
+    assert differences.keys() == {"a", "b"}
+    assert differences["a"]["estimate"] == pytest.approx(1.5)
+    assert 1.0 <= differences["a"]["low"] <= differences["a"]["high"] <= 2.0
+    assert differences["b"] == {"estimate": -50.0, "low": -50.0, "high": -50.0}
+
+
+def test_a_split_that_trains_on_its_test_part_is_refused(tmp_path):
+    file = study_with_split(tmp_path)
+    file.write_text(file.read_text().replace("- generator", "- generator\n  - test"))
+    with pytest.raises(ConfigError, match="trains on its test part"):
+        compare(file, tmp_path / "data", tmp_path / "runs", Compute(threads=1), lambda _: None)
+
+
+def test_the_longer_arm_turns_adversarial_at_the_same_share_of_its_steps():
+    arms = {arm.name: arm.study for arm in arms_of(small_study(("a", "b")), ("generator",))}
+    shares = {
+        name: study.codec.model.discriminator.start_step / study.codec.training.total_steps
+        for name, study in arms.items()
+    }
+    assert set(shares.values()) == {2 / 6}
 
 
 def test_the_text_shows_every_arm_and_judges_a_local_model_on_the_others_patients(comparison):
@@ -109,6 +128,10 @@ def test_the_text_shows_every_arm_and_judges_a_local_model_on_the_others_patient
     counts = {arm: text.count(f"| `{arm}` |") for arm in results["generation"]}
     trained = {"pooled": 4, "pooled-3x": 4, "local-a": 4, "local-b": 4}  # in all four tables
     assert counts == {"federated": 2, "federated-snapped": 2, **trained}
-    assert "| `local-a` | b |" in text
-    assert "| `pooled` | a, b |" in text
+    local, pooled = (
+        next(line for line in text.splitlines() if line.startswith(f"| `{arm}` | ") and line.count("|") == 4)
+        for arm in ("local-a", "pooled")
+    )
+    assert local.split("|")[2].strip() == "-"  # its own patients
+    assert "-" not in {cell.strip() for cell in pooled.split("|")}
     assert "Training seed 3 only" in text
