@@ -79,9 +79,13 @@ def with_tables(page: str, results: Path = RESULTS) -> str:
     """Return ``page`` with every table made from its file.
 
     Raises:
-        ValueError: The page lacks the place of a table.
+        ValueError: A measured table has no place on the page, or a place has no figures.
     """
     for name, (file, text_of) in TABLES.items():
+        if not (results / file).is_file():
+            if f"<!-- {name} -->" in page:
+                raise ValueError(f"the page has a place for {name}, but {file} was not measured")
+            continue
         content = json.loads((results / file).read_text(encoding="utf-8"))
         place = re.compile(rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)", re.DOTALL)
         table = text_of(content)

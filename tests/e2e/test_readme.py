@@ -18,14 +18,19 @@ from real_data import DATA, needs_real_data
 ROOT = Path(__file__).parents[2]
 CONFIGS = ROOT / "experiments" / "configs"
 SHORT = {"rounds": 1, "local_steps": 2, "batch_size": 2}
-SMALL_DENOISER = {"channels": [8], "attention": [False], "head_channels": 8}
+SMALL_DENOISER = {"channels": [8] * 3, "attention": [False] * 3, "head_channels": 8}
 
 
 def readme_commands():
-    """Return the indented command lines of the README, in order."""
+    """Return the command lines of the README, indented or fenced, in order."""
     page = (ROOT / "README.md").read_text()
-    commands = re.findall(r"^ {4,}(make .+|\.venv/bin/fedvox .+)$", page, re.MULTILINE)
-    return [shlex.split(command) for command in commands]
+    indented = re.findall(r"^ {4,}(\S.*)$", page, re.MULTILINE)
+    fenced = [
+        line
+        for block in re.findall(r"^```.*?\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
+        for line in block.splitlines()
+    ]
+    return [shlex.split(command) for command in (*indented, *fenced)]
 
 
 def shorten(study_file):
@@ -33,6 +38,7 @@ def shorten(study_file):
     content = yaml.safe_load(study_file.read_text())
     for stage in ("codec", "diffusion"):
         content[stage]["training"] |= SHORT
+    content["codec"]["model"] |= {"channels": 8, "num_res_blocks": 0}
     content["diffusion"]["model"]["denoiser"] = SMALL_DENOISER
     content["diffusion"]["model"]["sampler"] = {"kind": "euler", "num_steps": 2}
     study_file.write_text(yaml.safe_dump(content))
