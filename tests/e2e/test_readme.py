@@ -89,7 +89,11 @@ def test_following_the_readme_from_a_new_study_to_metrics(newcomer):
 
 def test_make_demo_installs_and_runs_the_demo():
     shown = subprocess.run(
-        ["make", "--dry-run", "--always-make", "demo"], cwd=ROOT, capture_output=True, text=True, check=True
+        ["make", "--no-print-directory", "--dry-run", "--always-make", "demo"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
     ).stdout.splitlines()
     assert any("pip install" in line and "constraints.txt" in line for line in shown)
     assert shown[-1] == ".venv/bin/fedvox demo"  # run by test_command_line in its tiny form
