@@ -52,8 +52,7 @@ class LatentScale:
         """Return the map that leaves every channel with mean 0 and variance 1.
 
         The codec's latents are in the units of the volume, so its detail channels are faint beside the
-        mean intensity; a denoiser wants all of them well above its last step's noise
-        (docs/decisions/0005).
+        mean intensity. That this is better than one scale for all is not shown (docs/decisions/0005).
         """
         return cls(shift=tuple(mean.double().tolist()), scale=tuple(std.double().tolist()))
 

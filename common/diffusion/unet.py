@@ -17,8 +17,9 @@ _TIME_SCALE = 1000.0  # MONAI's sinusoidal embedding is made for timesteps of 0 
 class ConvolveThenUpsample(nn.Module):
     """MONAI's upsampling with its convolution before the interpolation instead of after it.
 
-    An eighth of the convolution's work, which was a fifth of a whole training step; what a position
-    should differ in from its copies comes from the skip connections that follow.
+    An eighth of the convolution's work: a training step at 16x16x16 took 1.16 s instead of 1.38 s on one
+    CPU core. What a position should differ in from its copies comes from the skip connections that
+    follow; whether samples are as good as with MONAI's order was not compared.
 
     Args:
         convolution: MONAI's, of kernel 3.
