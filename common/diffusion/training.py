@@ -1,4 +1,4 @@
-"""One stage of denoiser training: Adam, started anew, one step at a time."""
+"""One stage of denoiser training: an optimizer started anew, one step at a time."""
 
 import torch
 from torch import nn
@@ -6,6 +6,7 @@ from torch import nn
 from common.diffusion.config import DiffusionConfig
 from common.diffusion.denoiser import check_labels
 from common.diffusion.objective import make_objective
+from common.diffusion.optimizer import MatrixOptimizer
 from common.diffusion.unet import UNetDenoiser
 from common.errors import DataError
 from common.shapes import Labels, Latent
@@ -19,7 +20,7 @@ _LARGEST_GRADIENT_NORM = 1.0
 class DiffusionTraining:
     """Trains a denoiser in place.
 
-    A new object starts with fresh Adam moments, so what it does is a function of the denoiser's
+    A new object starts with fresh moments, so what it does is a function of the denoiser's
     parameters, the latents and the generators it is given. The learning rate comes with each step:
     its schedule belongs to the whole stage, of which this object sees one round.
 
@@ -32,7 +33,7 @@ class DiffusionTraining:
         self.denoiser = denoiser
         self._objective = make_objective(config)
         self._parameters = dict(denoiser.named_parameters())
-        self._optimizer = torch.optim.Adam(denoiser.parameters(), betas=(0.9, 0.99))
+        self._optimizer = MatrixOptimizer(denoiser)
 
     def step(
         self,
@@ -47,7 +48,7 @@ class DiffusionTraining:
         Args:
             latents: Clean latents on the denoiser's device, already normalised.
             labels: Class of each latent, or ``None``.
-            learning_rate: Adam's learning rate for this step.
+            learning_rate: The optimizer's learning rate for this step.
             generator: Source of times, noise and condition dropout.
             proximal: Adds μ/2 ‖w - w_global‖² to the loss (Li et al. 2020, Eq. 2).
 
@@ -59,14 +60,12 @@ class DiffusionTraining:
             raise DataError("a training step was given no latents", "check the site's cache of latents")
         check_labels(labels, self.denoiser.num_classes)
         loss = self._objective.per_example_loss(self.denoiser, latents, labels, generator).mean()
-        self._optimizer.zero_grad(set_to_none=True)
+        self.denoiser.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         if proximal is not None:
             self._pull(*proximal)
         nn.utils.clip_grad_norm_(self._parameters.values(), _LARGEST_GRADIENT_NORM)
-        for group in self._optimizer.param_groups:
-            group["lr"] = learning_rate
-        self._optimizer.step()
+        self._optimizer.step(learning_rate)
         return float(loss.detach())
 
     def state(self) -> dict[str, torch.Tensor]:

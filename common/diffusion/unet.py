@@ -84,6 +84,20 @@ class UNetDenoiser(nn.Module):
         output: Tensor = self.unet(z_t, time * _TIME_SCALE, class_labels=classes)
         return output
 
+    def hidden_matrices(self) -> frozenset[str]:
+        """Return the names of the weights that lead from hidden features to hidden features.
+
+        The input and output convolutions meet the latent's few channels, and rows of an embedding are
+        looked up, not multiplied: they are no matrices in this sense.
+        """
+        outer = (self.unet.conv_in, self.unet.out)
+        excluded = {id(module) for part in outer for module in part.modules()}
+        return frozenset(
+            f"{name}.weight"
+            for name, module in self.named_modules()
+            if isinstance(module, nn.Linear | nn.Conv3d) and id(module) not in excluded
+        )
+
     def _classes(self, labels: Labels | None, num: int, device: torch.device) -> Labels | None:
         """Return the embedding row of each example."""
         if self.num_classes == 0:

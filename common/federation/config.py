@@ -17,7 +17,7 @@ class TrainingConfig(FrozenModel):
         rounds: Rounds R; after each the server aggregates.
         local_steps: Optimizer steps S that a site makes in a round.
         batch_size: Volumes per step.
-        learning_rate: Peak of Adam's learning rate; it rises linearly over the first
+        learning_rate: Peak of the learning rate; it rises linearly over the first
             ``warmup_steps`` of the stage and falls as a cosine to a hundredth at the last step.
         warmup_steps: Steps of the rise.
     """
