@@ -41,4 +41,4 @@ class MatrixOptimizer:
         for optimizer in (self._muon, self._adam):
             for group in optimizer.param_groups:
                 group["lr"] = learning_rate
-            optimizer.step()
+            optimizer.step()  # type: ignore[no-untyped-call]
