@@ -15,6 +15,7 @@
     │   ├── QuorumError
     │   ├── RejectedReportError
     │   └── WireError
+    ├── AccountingError          a privacy cost cannot be told, so nothing may be spent
     ├── MetricError              a metric is asked for what its inputs cannot answer
     ├── RunError                 a run folder cannot be used as asked
     └── ArtifactError            a checkpoint or release is incomplete or altered
@@ -116,6 +117,12 @@ class RejectedReportError(FederationError):
 
 class WireError(FederationError):
     """A message does not hold the fields its kind requires."""
+
+
+class AccountingError(FedvoxError):
+    """A privacy cost cannot be told, so nothing may be spent."""
+
+    code = ErrorCode.CONFIG
 
 
 class MetricError(FedvoxError):
