@@ -72,16 +72,11 @@ def plan(
     first = next(iter(plans.values()))
     out.print(table("the plan", ["what", "value"], _plan_rows(first, plans, sites)))
     out.print(table("what it promises", ["epsilon", "value"], _promise_rows(summary, sites, pooled)))
-    out.print(table("what the noise leaves", ["stage", *_NOISE_COLUMNS], _noise_rows(noise, trainable)))
+    title = f"what the noise leaves of {trainable} trainable parameters"
+    out.print(table(title, ["what", *noise], _noise_rows(list(noise.values()))))
     out.print(_READING, highlight=False)
 
 
-_NOISE_COLUMNS = (
-    "noise / signal, a step",
-    "over the run (optimistic)",
-    "parameters in balance, a step",
-    "over the run (optimistic)",
-)
 _READING = (
     "Every epsilon is the larger of two accountants, for one patient more or less with all volumes. Sites "
     "are taken to share no patient; the rows for 2 and 3 sites say what holds otherwise. Epsilons of stages "
@@ -134,16 +129,15 @@ def _promise_rows(summary: PrivacySummary, sites: int, pooled: bool) -> list[lis
     return rows
 
 
-def _noise_rows(noise: dict[str, NoiseToSignal], trainable: int) -> list[list[str]]:
+def _noise_rows(noise: list[NoiseToSignal]) -> list[list[str]]:
     return [
+        ["noise over signal, one step", *(f"{n.per_step:.3g}" for n in noise)],
+        ["noise over signal, whole run (optimistic)", *(f"{n.over_run:.3g}" for n in noise)],
+        ["parameters in balance, one step", *(f"{n.balanced_dimension:,}" for n in noise)],
         [
-            f"{stage}, {trainable} parameters",
-            f"{n.per_step:.3g}",
-            f"{n.over_run:.3g}",
-            f"{n.balanced_dimension:,}",
-            f"{n.balanced_dimension_over_run:,}",
-        ]
-        for stage, n in noise.items()
+            "parameters in balance, whole run (optimistic)",
+            *(f"{n.balanced_dimension_over_run:,}" for n in noise),
+        ],
     ]
 
 
