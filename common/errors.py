@@ -15,7 +15,8 @@
     │   ├── QuorumError
     │   ├── RejectedReportError
     │   └── WireError
-    ├── AccountingError          a privacy cost cannot be told, so nothing may be spent
+    ├── PrivacyError             going on would break a privacy guarantee
+    │   └── AccountingError      a privacy cost cannot be told, so nothing may be spent
     ├── MetricError              a metric is asked for what its inputs cannot answer
     ├── RunError                 a run folder cannot be used as asked
     └── ArtifactError            a checkpoint or release is incomplete or altered
@@ -119,7 +120,11 @@ class WireError(FederationError):
     """A message does not hold the fields its kind requires."""
 
 
-class AccountingError(FedvoxError):
+class PrivacyError(FedvoxError):
+    """Going on would break a privacy guarantee."""
+
+
+class AccountingError(PrivacyError):
     """A privacy cost cannot be told, so nothing may be spent."""
 
     code = ErrorCode.CONFIG

@@ -1,0 +1,1 @@
+"""Patient-level differential privacy at a site: secret randomness, per-patient gradients, one noised sum."""

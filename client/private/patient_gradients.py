@@ -1,0 +1,131 @@
+"""The gradient of each patient's mean loss: three ways to the same numbers.
+
+A row is one volume with one draw of noise and augmentation. All rows of a patient are averaged before
+anything else happens, so that a patient counts once however many volumes there are (D4 of the design;
+clipping rows would multiply a patient's weight by their number).
+
+    loop_gradients   one patient after the other by plain autograd: slow, obvious, the oracle
+    hook_gradients   one backward pass with per-row gradients by Opacus' hooks
+    vmap_gradients   torch.func.vmap over rows: for networks whose layers Opacus has no sampler for
+"""
+
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from typing import Protocol
+
+import torch
+from opacus import GradSampleModule
+from torch import Tensor, nn
+from torch.func import functional_call, grad, vmap
+
+import client.private.conv3d_sampler  # noqa: F401  registers the grouped sampler with Opacus
+from common.errors import PrivacyError
+
+Rows = Mapping[str, Tensor]
+"""Tensors whose first axis counts rows; the rows of a patient follow one another."""
+
+RowLoss = Callable[[nn.Module, Rows], Tensor]
+"""One loss per row; row i's loss must not depend on other rows."""
+
+Gradients = dict[str, Tensor]
+"""By parameter name; the first axis counts patients."""
+
+
+class GradientEngine(Protocol):
+    """A way to get the gradient of every patient's mean loss."""
+
+    def __call__(self, module: nn.Module, loss: RowLoss, rows: Rows, counts: Sequence[int]) -> Gradients:
+        """Return the gradients of the trainable parameters of ``module``.
+
+        Args:
+            module: The network; its parameters and their ``grad`` are left as they were.
+            loss: One loss per row.
+            rows: At least one row.
+            counts: Rows of each patient, in order; each at least one.
+        """
+        ...
+
+
+def loop_gradients(module: nn.Module, loss: RowLoss, rows: Rows, counts: Sequence[int]) -> Gradients:
+    """Return them by one call of autograd per patient."""
+    parameters = trainable(module)
+    pieces = {name: torch.split(tensor, list(counts)) for name, tensor in rows.items()}
+    found = []
+    for index in range(len(counts)):
+        own = {name: split[index] for name, split in pieces.items()}
+        found.append(
+            torch.autograd.grad(
+                loss(module, own).mean(), list(parameters.values()), allow_unused=True, materialize_grads=True
+            )
+        )
+    return {
+        name: torch.stack(of_one) for name, of_one in zip(parameters, zip(*found, strict=True), strict=True)
+    }
+
+
+def hook_gradients(module: nn.Module, loss: RowLoss, rows: Rows, counts: Sequence[int]) -> Gradients:
+    """Return them by one backward pass, in which hooks keep the rows of every layer's gradient apart."""
+    parameters = trainable(module)
+    watched = GradSampleModule(module, loss_reduction="sum", strict=True)
+    try:
+        with warnings.catch_warnings():
+            # Inputs need no gradient here, which PyTorch's full backward hooks remark on.
+            warnings.filterwarnings("ignore", message="Full backward hook is firing")
+            loss(module, rows).sum().backward()  # type: ignore[no-untyped-call]
+        per_row = {name: _rows_of(name, parameter, sum(counts)) for name, parameter in parameters.items()}
+    finally:
+        watched.remove_hooks()
+        for parameter in parameters.values():
+            parameter.grad = None
+            parameter.grad_sample = None  # type: ignore[attr-defined]
+    return {name: _means(rows_of_one, counts) for name, rows_of_one in per_row.items()}
+
+
+def vmap_gradients(module: nn.Module, loss: RowLoss, rows: Rows, counts: Sequence[int]) -> Gradients:
+    """Return them by vectorising the gradient of one row."""
+    parameters = {name: p.detach() for name, p in trainable(module).items()}
+    whole = _LossOf(module, loss)
+
+    def loss_of_row(trained: dict[str, Tensor], row: dict[str, Tensor]) -> Tensor:
+        alone = {name: tensor.unsqueeze(0) for name, tensor in row.items()}
+        state = {f"module.{name}": p for name, p in trained.items()}
+        result: Tensor = functional_call(whole, state, (alone,)).squeeze(0)
+        return result
+
+    per_row = vmap(grad(loss_of_row), in_dims=(None, 0))(parameters, dict(rows))
+    return {name: _means(rows_of_one, counts) for name, rows_of_one in per_row.items()}
+
+
+def trainable(module: nn.Module) -> dict[str, nn.Parameter]:
+    """Return the parameters that are trained, by name."""
+    return {name: p for name, p in module.named_parameters() if p.requires_grad}
+
+
+class _LossOf(nn.Module):
+    """The loss as a module, so that `functional_call` can replace the network's parameters."""
+
+    def __init__(self, module: nn.Module, loss: RowLoss) -> None:
+        super().__init__()
+        self.module = module
+        self._loss = loss
+
+    def forward(self, rows: dict[str, Tensor]) -> Tensor:
+        return self._loss(self.module, rows)
+
+
+def _rows_of(name: str, parameter: nn.Parameter, num: int) -> Tensor:
+    """Return the gradient of every row; a parameter that no row reached has zeros."""
+    found = getattr(parameter, "grad_sample", None)
+    if found is None:
+        return parameter.new_zeros((num, *parameter.shape))
+    if not isinstance(found, Tensor) or len(found) != num:
+        raise PrivacyError(
+            f"parameter {name} has no gradient for each of {num} rows",
+            "its layer mixes rows or is called more than once: use vmap_gradients",
+        )
+    return found
+
+
+def _means(per_row: Tensor, counts: Sequence[int]) -> Tensor:
+    """Return the mean over the rows of each patient."""
+    return torch.stack([own.mean(dim=0) for own in torch.split(per_row, list(counts))])

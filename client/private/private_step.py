@@ -1,0 +1,104 @@
+"""One step of DP-SGD whose unit is the patient (Abadi et al. 2016, Algorithm 1).
+
+    sum over the drawn patients of clip(gradient of the patient's mean loss, C), plus N(0, (sigma C)^2),
+    divided by q N
+
+Whom the sum holds is decided by coins, what it is divided by is public, and the noise is added once,
+after the last patient. So one patient more or less moves the sum by at most C whatever the weights, the
+data and the other patients are; micro-batches change memory and nothing else.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from client.private.noise import noised
+from client.private.patient_gradients import GradientEngine, Gradients, RowLoss, Rows, trainable
+from client.private.patient_sampling import drawn_patients
+from client.private.secret_stream import RoundSecret, SecretStream
+from common.privacy.plan import PrivacyPlan
+
+RowsOf = Callable[[str, SecretStream], Rows]
+"""All rows of one patient: volumes times augmentations times draws, drawn from the stream."""
+
+
+@dataclass(frozen=True)
+class PrivateStep:
+    """What does not change from step to step.
+
+    Attributes:
+        plan: Clip norm, sampling rate, noise and normaliser.
+        stage: Stage of the study.
+        loss: One loss per row.
+        rows_of: Makes the rows of a patient.
+        engine: How gradients are computed.
+        patients_per_call: Patients whose gradients are held in memory together.
+    """
+
+    plan: PrivacyPlan
+    stage: str
+    loss: RowLoss
+    rows_of: RowsOf
+    engine: GradientEngine
+    patients_per_call: int = 4
+
+    def gradient(
+        self, module: nn.Module, patients: Sequence[str], secret: RoundSecret, step: int
+    ) -> dict[str, Tensor]:
+        """Return the private mean gradient of every trainable parameter, on its device and in its dtype.
+
+        Args:
+            module: The network.
+            patients: Pseudonyms of all patients of the site, each once.
+            secret: Randomness of this round's execution.
+            step: Step of the stage, over all rounds.
+        """
+        drawn = drawn_patients(patients, self.plan.sampling_rate, secret, self.stage, step)
+        total = self.clipped_sum(module, drawn, secret, step)
+        stream = secret.stream("noise", self.stage, step)
+        deviation = self.plan.noise_multiplier * self.plan.clip_norm
+        parameters = trainable(module)
+        return {
+            name: (noised(total[name], deviation, stream) / self.plan.nominal_batch).to(
+                parameters[name].device, parameters[name].dtype
+            )
+            for name in parameters
+        }
+
+    def clipped_sum(
+        self, module: nn.Module, drawn: Sequence[str], secret: RoundSecret, step: int
+    ) -> dict[str, Tensor]:
+        """Return the sum over ``drawn`` before the noise, in float64 on the CPU; nobody is a sum of zero."""
+        total = {name: torch.zeros(p.shape, dtype=torch.float64) for name, p in trainable(module).items()}
+        for start in range(0, len(drawn), self.patients_per_call):
+            chosen = drawn[start : start + self.patients_per_call]
+            made = [self.rows_of(p, secret.stream("draws", self.stage, step, p)) for p in chosen]
+            rows = {name: torch.cat([own[name] for own in made]) for name in made[0]}
+            counts = [len(next(iter(own.values()))) for own in made]
+            clipped = clip_and_sum(self.engine(module, self.loss, rows, counts), self.plan.clip_norm)
+            for name, tensor in clipped.items():
+                total[name] += tensor
+        return total
+
+
+def clip_and_sum(gradients: Gradients, clip_norm: float) -> dict[str, Tensor]:
+    """Return the sum over patients of their gradients scaled to a norm of at most ``clip_norm``, in float64.
+
+    A patient whose gradient is not finite contributes zero. That rule reads this patient only, and
+    nobody learns whether it was applied.
+    """
+    squares = [tensor.flatten(1).double().square().sum(dim=1) for tensor in gradients.values()]
+    norms = torch.stack(squares).sum(dim=0).sqrt()
+    finite = torch.isfinite(norms)
+    factors = torch.where(finite, (clip_norm / norms).clamp(max=1.0), 0.0)
+    return {name: _weighted_sum(tensor, factors, finite) for name, tensor in gradients.items()}
+
+
+def _weighted_sum(per_patient: Tensor, factors: Tensor, finite: Tensor) -> Tensor:
+    """Return the weighted sum over the first axis, leaving out patients that are not finite."""
+    wide = (-1, *[1] * (per_patient.ndim - 1))
+    # A factor of zero is not enough: zero times infinity is not a number.
+    kept = torch.where(finite.reshape(wide), per_patient.double(), 0.0)
+    return (kept * factors.reshape(wide)).sum(dim=0).cpu()
