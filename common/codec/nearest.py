@@ -6,6 +6,8 @@ A dense search holds positions x codes distances (and, in the paper's code, one-
 size: 56 GiB at 256x256x32). Here a chunk of positions at a time meets all codes.
 """
 
+from typing import Any
+
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -13,18 +15,48 @@ from torch import Tensor
 DISTANCES_PER_CHUNK = 1 << 19  # 2 MiB of float32: what a core's cache holds
 
 
-@torch.no_grad()
 def nearest_codes(
     vectors: Float[Tensor, "position code_dim"], codes: Float[Tensor, "code code_dim"]
 ) -> Int[Tensor, " position"]:
     """Return the index of the nearest code of each vector, in float32 also under autocast."""
-    with torch.autocast(vectors.device.type, enabled=False):
-        table = codes.float()
-        squares = table.square().sum(dim=1)
-        factors = (-2 * table).T.contiguous()
-        rows = max(1, DISTANCES_PER_CHUNK // len(table))
-        parts = [_argmin(torch.addmm(squares, part.float(), factors)) for part in torch.split(vectors, rows)]
-        return torch.cat(parts) if parts else vectors.new_zeros(0, dtype=torch.long)
+    indices: Tensor = _NearestCode.apply(vectors, codes)  # type: ignore[no-untyped-call]
+    return indices
+
+
+class _NearestCode(torch.autograd.Function):
+    """The search as one operation, so that `torch.func.vmap` takes many latents through it as one."""
+
+    @staticmethod
+    def forward(vectors: Tensor, codes: Tensor) -> Tensor:
+        with torch.autocast(vectors.device.type, enabled=False):
+            table = codes.float()
+            squares = table.square().sum(dim=1)
+            factors = (-2 * table).T.contiguous()
+            rows = max(1, DISTANCES_PER_CHUNK // len(table))
+            parts = [
+                _argmin(torch.addmm(squares, part.float(), factors)) for part in torch.split(vectors, rows)
+            ]
+            return torch.cat(parts) if parts else vectors.new_zeros(0, dtype=torch.long)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:  # noqa: ARG004
+        ctx.mark_non_differentiable(output)
+
+    @staticmethod
+    def backward(ctx: Any, *_: Tensor) -> tuple[None, None]:  # noqa: ARG004
+        return None, None
+
+    @staticmethod
+    def vmap(
+        info: Any,  # noqa: ARG004
+        in_dims: tuple[int | None, int | None],
+        vectors: Tensor,
+        codes: Tensor,
+    ) -> tuple[Tensor, int]:
+        if in_dims[1] is not None:
+            raise ValueError("a codebook of its own for every row is not supported")
+        rows = vectors.movedim(in_dims[0] or 0, 0)
+        return nearest_codes(rows.flatten(0, 1), codes).reshape(len(rows), -1), 0
 
 
 def _argmin(distances: Float[Tensor, "position code"]) -> Int[Tensor, " position"]:

@@ -17,7 +17,7 @@ from common.codec.discriminators import (
 )
 from common.codec.ema_quantizer import EmaQuantizer
 from common.codec.losses import absolute_error, spectral_error, squared_error
-from common.shapes import VolumeBatch
+from common.shapes import PerExample, VolumeBatch
 
 Proximal = tuple[float, Mapping[str, Tensor]]
 """FedProx: the weight μ and the global parameters that the local ones are pulled to."""
@@ -82,7 +82,7 @@ class CodecTraining:
         latent = self.codec.encode(volumes)
         quantized = self.codec.quantize(latent)
         rebuilt = self.codec.decoder(quantized.quantized)
-        terms = self._reconstruction_terms(rebuilt, volumes)
+        terms = reconstruction_terms(self.config, rebuilt, volumes)
         terms["commitment"] = quantized.loss
         adversarial = self.config.discriminator
         started = adversarial is not None and step_index >= adversarial.start_step
@@ -105,14 +105,6 @@ class CodecTraining:
     def state(self) -> dict[str, Tensor]:
         """Return copies of everything that is aggregated, by name, on the CPU."""
         return {name: tensor.detach().cpu().clone() for name, tensor in self.modules.state_dict().items()}
-
-    def _reconstruction_terms(self, rebuilt: VolumeBatch, volumes: VolumeBatch) -> dict[str, Tensor]:
-        weighted = {
-            "l1": (self.config.l1_weight, absolute_error),
-            "mse": (self.config.mse_weight, squared_error),
-            "perceptual": (self.config.perceptual_weight, spectral_error),
-        }
-        return {name: weight * term(rebuilt, volumes) for name, (weight, term) in weighted.items() if weight}
 
     def _views(
         self,
@@ -153,6 +145,25 @@ class CodecTraining:
         for name, parameter in self.modules.named_parameters():
             if parameter.grad is not None:
                 parameter.grad.add_(parameter - anchor[name].to(parameter.device), alpha=mu)
+
+
+def reconstruction_terms(
+    config: CodecConfig, rebuilt: VolumeBatch, volumes: VolumeBatch
+) -> dict[str, PerExample]:
+    """Return the weighted terms of the reconstruction loss of each example, by name."""
+    weighted = {
+        "l1": (config.l1_weight, absolute_error),
+        "mse": (config.mse_weight, squared_error),
+        "perceptual": (config.perceptual_weight, spectral_error),
+    }
+    return {name: weight * term(rebuilt, volumes) for name, (weight, term) in weighted.items() if weight}
+
+
+def codec_loss(codec: Codec, config: CodecConfig, volumes: VolumeBatch) -> PerExample:
+    """Return the loss of each example without discriminators; example i's depends on example i alone."""
+    quantized = codec.quantize(codec.encode(volumes))
+    terms = reconstruction_terms(config, codec.decoder(quantized.quantized), volumes)
+    return torch.stack([*terms.values(), quantized.loss]).sum(dim=0)
 
 
 def initial_codec_state(
