@@ -10,16 +10,14 @@ from cli.console import out, print_json, table
 from common.errors import ConfigError
 from common.privacy.plan import PrivacyPlan, calibrate
 from common.privacy.summary import NoiseToSignal, PrivacySummary, noise_to_signal, privacy_summary
+from experiments.privacy_audit import audit
 from experiments.privacy_plot import plot_attack_bounds
 
 privacy_app = typer.Typer(
-    help="Plan patient-level differential privacy.", no_args_is_help=True, rich_markup_mode="rich"
+    help="Plan patient-level differential privacy, and audit it.",
+    no_args_is_help=True,
+    rich_markup_mode="rich",
 )
-
-
-@privacy_app.callback()
-def _group() -> None:
-    """Keep `plan` a command of its own."""
 
 
 @privacy_app.command("plan")
@@ -77,6 +75,41 @@ def plan(
     out.print(_READING, highlight=False)
 
 
+@privacy_app.command("audit")
+def audit_step(
+    epsilon: Annotated[float, typer.Option("--epsilon", help="What the step is to promise.")] = 1.0,
+    delta: Annotated[float, typer.Option("--delta", help="Total delta.")] = 1e-5,
+    noise_factor: Annotated[
+        float, typer.Option("--noise-factor", help="Share of the promised noise that is added.", min=1e-9)
+    ] = 1.0,
+    seed: Annotated[int, typer.Option("--seed", help="Of the coins that decide who takes part.")] = 0,
+    json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
+) -> None:
+    """Try to catch this installation's private step in breaking its promise; exit 1 if that works.
+
+    With [bold]--noise-factor 0.125[/] it adds too little noise, and the audit must notice.
+
+    Example: [bold]fedvox privacy audit --epsilon 1[/]
+    """
+    claimed = calibrate([_AUDITED], epsilon, delta)[0][0]
+    run = claimed.with_noise(claimed.noise_multiplier * noise_factor)
+    result = audit(run, delta, seed, claimed=claimed)
+    if json:
+        print_json(asdict(result) | {"passed": result.passed})
+    else:
+        rows = [
+            ["promised epsilon", f"{result.claimed_epsilon:.3f}"],
+            ["right guesses", f"{result.num_right} of {result.num_guesses}"],
+            ["true epsilon is above (95 %)", f"{result.epsilon_lower_bound:.3f}"],
+            ["verdict", "nothing contradicts the promise" if result.passed else "THE PROMISE IS BROKEN"],
+        ]
+        out.print(table("one-run audit with 200 canaries", ["what", "value"], rows))
+        out.print("It catches gross faults only: noise or clipping left out, noise far too small.")
+    if not result.passed:
+        raise typer.Exit(1)
+
+
+_AUDITED = PrivacyPlan(sampling_rate=0.25, nominal_patients=100, rounds=300, noise_multiplier=1.0)
 _READING = (
     "Every epsilon is the larger of two accountants, for one patient more or less with all volumes. Sites "
     "are taken to share no patient; the rows for 2 and 3 sites say what holds otherwise. Epsilons of stages "

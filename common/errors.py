@@ -16,7 +16,9 @@
     │   ├── RejectedReportError
     │   └── WireError
     ├── PrivacyError             going on would break a privacy guarantee
-    │   └── AccountingError      a privacy cost cannot be told, so nothing may be spent
+    │   ├── AccountingError      a privacy cost cannot be told, so nothing may be spent
+    │   ├── BudgetError          an order would pass the site's cap
+    │   └── LedgerError          the ledger is broken, rolled back or forked
     ├── MetricError              a metric is asked for what its inputs cannot answer
     ├── RunError                 a run folder cannot be used as asked
     └── ArtifactError            a checkpoint or release is incomplete or altered
@@ -128,6 +130,14 @@ class AccountingError(PrivacyError):
     """A privacy cost cannot be told, so nothing may be spent."""
 
     code = ErrorCode.CONFIG
+
+
+class BudgetError(PrivacyError):
+    """An order would pass the site's cap."""
+
+
+class LedgerError(PrivacyError):
+    """The ledger is broken, rolled back or forked."""
 
 
 class MetricError(FedvoxError):

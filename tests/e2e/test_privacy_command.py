@@ -60,3 +60,12 @@ def test_plans_that_make_no_sense_get_one_clear_line(tmp_path, words, said):
 
 def test_no_private_stage_is_refused(tmp_path):
     refused(fedvox("privacy", "plan", *KNOWN, "--epsilon", 8, "--steps", 0, cwd=tmp_path), "no stage")
+
+
+def test_the_audit_passes_and_notices_missing_noise(tmp_path):
+    sound = fedvox("privacy", "audit", "--json", cwd=tmp_path)
+    assert sound.returncode == 0, sound.stderr
+    assert json.loads(sound.stdout)["epsilon_lower_bound"] < 1
+    broken = fedvox("privacy", "audit", "--noise-factor", 0.125, cwd=tmp_path)
+    assert broken.returncode == 1
+    assert "THE PROMISE IS BROKEN" in broken.stdout

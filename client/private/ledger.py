@@ -1,0 +1,239 @@
+"""The site's privacy ledger: one file for all patients, studies and coordinators.
+
+An order is paid for before a patient is read: RESERVE is on the disk (fsync) when `reserve` returns, and
+no crash takes it back. The finished reply is stored, then COMMIT is written, then the reply may leave.
+The same order later gets the stored bytes and costs nothing; anything computed again costs again.
+
+    ledger.jsonl    one line per entry, chained (common/privacy/ledger_format.py)
+    heads.jsonl     heads that a coordinator has acknowledged
+    replies/        one file per committed order
+    lock            held while reading and writing; one process at a time
+"""
+
+import fcntl
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from common.artifact import sha256_of_file, write_bytes_atomic
+from common.errors import ArtifactError, BudgetError, LedgerError
+from common.frozen import FrozenModel
+from common.privacy.accountant import epsilon
+from common.privacy.ledger_format import (
+    GENESIS,
+    Commit,
+    LedgerLine,
+    OrderKey,
+    Reserve,
+    chain_head,
+    next_line,
+    spent_events,
+)
+from common.privacy.plan import Delta
+
+_MEND = "do not mend it by hand; restore the whole folder from before, or ask the data protection officer"
+
+
+class Budget(FrozenModel):
+    """The most that a site lets its patients' presence be told, over everything it ever takes part in.
+
+    Attributes:
+        epsilon: Cap of the joint epsilon.
+        delta: Total delta.
+    """
+
+    epsilon: float
+    delta: Delta
+
+
+class Ledger:
+    """Reads and appends the ledger in a folder.
+
+    Args:
+        folder: The site's ledger folder; made if it is missing.
+
+    Raises:
+        LedgerError: The chain is broken, or a head that was acknowledged is missing from it.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        (folder / "replies").mkdir(parents=True, exist_ok=True)
+        with self._locked():
+            self._check_acknowledged(self._lines())
+
+    def entries(self) -> list[Reserve | Commit]:
+        """Return every entry in order."""
+        with self._locked():
+            return [line.entry for line in self._lines()]
+
+    def spent(self, delta: float) -> float:
+        """Return the joint epsilon of everything reserved."""
+        return epsilon(spent_events(self.entries()), delta)
+
+    @property
+    def head(self) -> str:
+        """The chain's head."""
+        with self._locked():
+            return _head(self._lines())
+
+    def bodies_after(self, head: str) -> list[str]:
+        """Return the bodies that lead from ``head`` to the present head.
+
+        Raises:
+            LedgerError: ``head`` is not in the chain: the ledger was rolled back, or it is another one.
+        """
+        with self._locked():
+            lines = self._lines()
+        if head == GENESIS:
+            return [line.body for line in lines]
+        heads = [line.head for line in lines]
+        if head not in heads:
+            raise LedgerError("the ledger does not hold the coordinator's last head", _MEND)
+        return [line.body for line in lines[heads.index(head) + 1 :]]
+
+    def reserve(self, entry: Reserve, budget: Budget) -> None:
+        """Put ``entry`` on the disk if the budget allows it; only then may a patient be read.
+
+        Raises:
+            BudgetError: The joint epsilon would pass the cap; nothing was written.
+            ArtifactError: The disk is full; nothing may be read.
+        """
+        with self._locked():
+            lines = self._lines()
+            events = spent_events([*(line.entry for line in lines), entry])
+            would_be = epsilon(events, budget.delta)
+            if would_be > budget.epsilon:
+                raise BudgetError(
+                    f"this order would bring the joint epsilon to {would_be:.3f}, above the cap of "
+                    f"{budget.epsilon:g} at delta {budget.delta:g}",
+                    "the stage ends with the last global model; a larger cap is for the site to decide",
+                )
+            self._append(next_line(_head(lines), entry))
+
+    def commit(self, order: OrderKey, reply: bytes) -> None:
+        """Store the reply of a reserved order, then say so; only then may it leave.
+
+        Raises:
+            LedgerError: The order was not reserved, or is answered already.
+            ArtifactError: The disk is full; the reply must not leave.
+        """
+        with self._locked():
+            lines = self._lines()
+            if not any(isinstance(line.entry, Reserve) and line.entry.order == order for line in lines):
+                raise LedgerError("a reply to an order that was not paid for", "reserve it first")
+            if _committed(lines, order) is not None:
+                raise LedgerError("the order is answered already", "send the stored reply")
+            path = self._reply_path(order)
+            write_bytes_atomic(path, reply)
+            _flush_folder(path.parent)
+            entry = Commit(order=order, reply=sha256_of_file(path), time=datetime.now(UTC))
+            self._append(next_line(_head(lines), entry))
+
+    def stored_reply(self, order: OrderKey) -> bytes | None:
+        """Return the reply that the order got before, or None.
+
+        Raises:
+            LedgerError: The stored reply was altered.
+        """
+        with self._locked():
+            found = _committed(self._lines(), order)
+        if found is None:
+            return None
+        path = self._reply_path(order)
+        if not path.is_file() or sha256_of_file(path) != found.reply:
+            raise LedgerError("a stored reply is missing or was altered", _MEND)
+        return path.read_bytes()
+
+    def acknowledge(self, head: str) -> None:
+        """Remember a head that a coordinator has countersigned: from now on it must stay in the chain."""
+        with self._locked():
+            self._check_heads([head], self._lines())
+            self._write(self.folder / "heads.jsonl", json.dumps({"head": head}) + "\n")
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        with (self.folder / "lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            self._drop_torn_line()
+            yield
+
+    def _lines(self) -> list[LedgerLine]:
+        """Return the chain, checked from its first line."""
+        path = self.folder / "ledger.jsonl"
+        text = path.read_text(encoding="utf-8") if path.is_file() else ""
+        lines: list[LedgerLine] = []
+        for number, written in enumerate(text.splitlines(), start=1):
+            try:
+                line = LedgerLine.model_validate_json(written)
+            except ValidationError:
+                raise LedgerError(f"line {number} of the ledger is not readable", _MEND) from None
+            if line.head != chain_head(_head(lines), [line.body]):
+                raise LedgerError(f"line {number} of the ledger does not follow from the one before", _MEND)
+            lines.append(line)
+        return lines
+
+    def _append(self, line: LedgerLine) -> None:
+        self._write(self.folder / "ledger.jsonl", line.to_json() + "\n")
+
+    def _write(self, path: Path, text: str) -> None:
+        """Append and fsync; what is only half written is taken off again."""
+        new = not path.exists()
+        size = 0 if new else path.stat().st_size
+        try:
+            with path.open("ab") as file:
+                file.write(text.encode())
+                file.flush()
+                os.fsync(file.fileno())
+            if new:
+                _flush_folder(path.parent)
+        except OSError as error:
+            with path.open("ab") as file:
+                file.truncate(size)
+            raise ArtifactError(
+                f"{path} could not be written: {error.strerror}", "free some disk space"
+            ) from None
+
+    def _drop_torn_line(self) -> None:
+        """Cut off a last line without its end: its write never returned, so nothing rests on it."""
+        path = self.folder / "ledger.jsonl"
+        content = path.read_bytes() if path.is_file() else b""
+        if content and not content.endswith(b"\n"):
+            with path.open("r+b") as file:
+                file.truncate(content.rfind(b"\n") + 1)
+                os.fsync(file.fileno())
+
+    def _check_acknowledged(self, lines: list[LedgerLine]) -> None:
+        path = self.folder / "heads.jsonl"
+        written = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+        self._check_heads([json.loads(line)["head"] for line in written], lines)
+
+    def _check_heads(self, heads: list[str], lines: list[LedgerLine]) -> None:
+        known = {GENESIS, *(line.head for line in lines)}
+        if not known.issuperset(heads):
+            raise LedgerError("a head that a coordinator acknowledged is missing from the ledger", _MEND)
+
+    def _reply_path(self, order: OrderKey) -> Path:
+        return self.folder / "replies" / order.digest
+
+
+def _head(lines: list[LedgerLine]) -> str:
+    return lines[-1].head if lines else GENESIS
+
+
+def _committed(lines: list[LedgerLine], order: OrderKey) -> Commit | None:
+    found = [line.entry for line in lines if isinstance(line.entry, Commit) and line.entry.order == order]
+    return found[-1] if found else None
+
+
+def _flush_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,68 @@
+"""The last head of every site's ledger: a ledger that was rolled back, copied or forked is refused.
+
+A site proves with every private report that its ledger continues the head that the server saw last. It
+tells bodies' digests only, so the server learns how many lines there are and nothing of what they say.
+"""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from common.artifact import write_text_atomic
+from common.errors import LedgerError
+from common.privacy.ledger_format import GENESIS, chain_head
+
+
+class LedgerHeads:
+    """Heads by site, in a file.
+
+    Args:
+        path: Where they are kept.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        known = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        self._heads: dict[str, list[str]] = known.get("heads", {})
+        self._forked: list[str] = known.get("forked", [])
+
+    def last(self, site: str) -> str:
+        """Return the head that ``site`` must continue: every order to it says which."""
+        return self._heads.get(site, [GENESIS])[-1]
+
+    def accept(self, site: str, start: str, bodies: Sequence[str], head: str) -> None:
+        """Take ``head`` as the site's new one; the same report twice is no harm.
+
+        Args:
+            site: Which site.
+            start: Head that the proof begins at.
+            bodies: Digests of the lines after it.
+            head: Head that they lead to.
+
+        Raises:
+            LedgerError: The proof does not begin at the last head seen, or does not lead to ``head``. Once a
+                head has two successors, nothing of the site is accepted any more.
+        """
+        if site in self._forked:
+            raise LedgerError(f"the ledger of {site} was forked before", _ASK)
+        if chain_head(start, bodies) != head:
+            raise LedgerError(f"the ledger of {site} does not lead to the head it reports", _ASK)
+        if head == self.last(site):
+            return
+        if start != self.last(site):
+            if start in (GENESIS, *self._heads.get(site, [])):
+                self._forked.append(site)
+                self._save()
+            raise LedgerError(
+                f"the ledger of {site} does not continue the last head seen: rolled back, copied or forked",
+                _ASK,
+            )
+        self._heads.setdefault(site, [GENESIS]).append(head)
+        self._save()
+
+    def _save(self) -> None:
+        content = {"heads": self._heads, "forked": self._forked}
+        write_text_atomic(self._path, json.dumps(content, indent=2, sort_keys=True))
+
+
+_ASK = "ask the site which of its ledgers is whole; until a person has decided, its reports are refused"

@@ -1,0 +1,295 @@
+"""The ledger never forgets a spend: closed form of its chain, faults, crashes, rollback, forks, budgets."""
+
+import contextlib
+import hashlib
+import json
+import multiprocessing
+import os
+import random
+import shutil
+import signal
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from client.private.ledger import Budget, Ledger
+from common.errors import ArtifactError, BudgetError, LedgerError
+from common.privacy.accountant import epsilon
+from common.privacy.events import SampledGaussian
+from common.privacy.ledger_format import (
+    GENESIS,
+    LedgerLine,
+    OrderKey,
+    Reserve,
+    chain_head,
+    next_line,
+    spent_events,
+)
+from server.ledger_heads import LedgerHeads
+
+LAX = Budget(epsilon=1000, delta=1e-5)
+NOW = datetime(2026, 11, 25, tzinfo=UTC)
+
+
+def order(round_index=1, run="run", parent="a") -> OrderKey:
+    return OrderKey(run=run, stage="diffusion", round_index=round_index, parent=parent * 64)
+
+
+def reserve(key=None, steps=2, noise=4.0, patients="d") -> Reserve:
+    return Reserve(
+        event=SampledGaussian(sampling_rate=0.1, noise_multiplier=noise, steps=steps),
+        clip_norm=1.0,
+        order=key or order(),
+        study="b" * 64,
+        code="c" * 64,
+        patients=patients * 64,
+        time=NOW,
+    )
+
+
+def test_the_chain_is_sha256_of_head_and_body():
+    line = next_line(GENESIS, reserve())
+    written = json.loads(line.to_json())
+    canonical = json.dumps(written["entry"], sort_keys=True, separators=(",", ":"))
+    body = hashlib.sha256(canonical.encode()).hexdigest()
+    assert line.body == body
+    assert line.head == written["head"] == hashlib.sha256((GENESIS + body).encode()).hexdigest()
+    assert LedgerLine.model_validate_json(line.to_json()) == line
+
+
+def test_everything_reserved_adds_up_whatever_study_patients_or_answer(tmp_path):
+    ledger = Ledger(tmp_path)
+    ledger.reserve(reserve(order(1), steps=2), LAX)
+    ledger.commit(order(1), b"reply")
+    ledger.reserve(reserve(order(2, run="other"), steps=3, patients="e"), LAX)
+    ledger.reserve(reserve(order(3), steps=5, noise=6.0), LAX)
+    expected = [
+        SampledGaussian(sampling_rate=0.1, noise_multiplier=4.0, steps=5),
+        SampledGaussian(sampling_rate=0.1, noise_multiplier=6.0, steps=5),
+    ]
+    assert spent_events(ledger.entries()) == expected
+    assert ledger.spent(1e-5) == Ledger(tmp_path).spent(1e-5) == epsilon(expected, 1e-5)
+
+
+def test_an_order_that_would_pass_the_cap_is_refused_and_writes_nothing(tmp_path):
+    ledger = Ledger(tmp_path)
+    budget = Budget(epsilon=epsilon([reserve(steps=4).event], 1e-5) + 1e-9, delta=1e-5)
+    ledger.reserve(reserve(order(1)), budget)
+    ledger.reserve(reserve(order(2)), budget)
+    before = (tmp_path / "ledger.jsonl").read_bytes()
+    with pytest.raises(BudgetError, match="above the cap"):
+        ledger.reserve(reserve(order(3)), budget)
+    assert (tmp_path / "ledger.jsonl").read_bytes() == before
+
+
+def test_the_same_order_gets_the_stored_bytes_and_costs_nothing(tmp_path):
+    ledger = Ledger(tmp_path)
+    assert ledger.stored_reply(order()) is None
+    ledger.reserve(reserve(), LAX)
+    assert ledger.stored_reply(order()) is None
+    ledger.commit(order(), b"noised weights")
+    spent = ledger.spent(1e-5)
+    assert Ledger(tmp_path).stored_reply(order()) == b"noised weights"
+    assert ledger.spent(1e-5) == spent
+    assert ledger.stored_reply(order(parent="b")) is None
+    with pytest.raises(LedgerError, match="answered already"):
+        ledger.commit(order(), b"another")
+
+
+def test_a_round_computed_again_is_charged_again(tmp_path):
+    ledger = Ledger(tmp_path)
+    ledger.reserve(reserve(), LAX)
+    once = ledger.spent(1e-5)
+    ledger.reserve(reserve(), LAX)
+    assert ledger.spent(1e-5) > once
+
+
+def test_a_reply_that_was_not_paid_for_is_refused(tmp_path):
+    ledger = Ledger(tmp_path)
+    ledger.reserve(reserve(order(1)), LAX)
+    with pytest.raises(LedgerError, match="not paid for"):
+        ledger.commit(order(2), b"reply")
+    assert not list((tmp_path / "replies").iterdir())
+
+
+def test_an_altered_reply_is_not_sent(tmp_path):
+    ledger = Ledger(tmp_path)
+    ledger.reserve(reserve(), LAX)
+    ledger.commit(order(), b"reply")
+    (tmp_path / "replies" / order().digest).write_bytes(b"REPLY")
+    with pytest.raises(LedgerError, match="altered"):
+        ledger.stored_reply(order())
+
+
+@pytest.fixture(scope="module")
+def three_lines(tmp_path_factory) -> bytes:
+    folder = tmp_path_factory.mktemp("three")
+    for index in (1, 2, 3):
+        Ledger(folder).reserve(reserve(order(index)), LAX)
+    return (folder / "ledger.jsonl").read_bytes()
+
+
+@settings(max_examples=60, deadline=None)
+@given(data=st.data())
+def test_no_byte_of_a_ledger_can_be_changed_unseen(data, three_lines, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("ledger")
+    path = folder / "ledger.jsonl"
+    path.write_bytes(three_lines)
+    spent = spent_events(Ledger(folder).entries())
+    content = bytearray(path.read_bytes())
+    position = data.draw(st.integers(0, len(content) - 2))
+    content[position] ^= data.draw(st.integers(1, 127))
+    path.write_bytes(bytes(content))
+    with contextlib.suppress(LedgerError):  # refused, unless the change means the same
+        assert spent_events(Ledger(folder).entries()) == spent
+
+
+@pytest.mark.parametrize("kept", [[0, 2], [1, 2], [0, 1, 1, 2], [1, 0, 2]])
+def test_a_line_taken_out_twice_or_moved_is_seen(tmp_path, kept):
+    ledger = Ledger(tmp_path)
+    for index in (1, 2, 3):
+        ledger.reserve(reserve(order(index)), LAX)
+    path = tmp_path / "ledger.jsonl"
+    lines = path.read_text().splitlines(keepends=True)
+    path.write_text("".join(lines[i] for i in kept))
+    with pytest.raises(LedgerError, match="does not follow"):
+        Ledger(tmp_path)
+
+
+def test_a_line_without_its_end_was_never_relied_on_and_is_cut_off(tmp_path):
+    ledger = Ledger(tmp_path)
+    ledger.reserve(reserve(order(1)), LAX)
+    whole = (tmp_path / "ledger.jsonl").read_bytes()
+    with (tmp_path / "ledger.jsonl").open("ab") as file:
+        file.write(whole[: len(whole) // 2])
+    ledger.reserve(reserve(order(2)), LAX)  # the same process, without a restart
+    assert len(Ledger(tmp_path).entries()) == 2
+
+
+def test_a_full_disk_reserves_nothing_and_leaves_the_chain_whole(tmp_path, monkeypatch):
+    ledger = Ledger(tmp_path)
+    ledger.reserve(reserve(order(1)), LAX)
+    real = os.fsync
+
+    def full(_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(ArtifactError, match="No space left"):
+        ledger.reserve(reserve(order(2)), LAX)
+    monkeypatch.setattr(os, "fsync", real)
+    assert len(Ledger(tmp_path).entries()) == 1
+
+
+def test_a_ledger_rolled_back_behind_an_acknowledged_head_refuses_to_start(tmp_path):
+    ledger = Ledger(tmp_path / "now")
+    ledger.reserve(reserve(order(1)), LAX)
+    old = (tmp_path / "now" / "ledger.jsonl").read_bytes()
+    ledger.reserve(reserve(order(2)), LAX)
+    ledger.acknowledge(ledger.head)
+    Ledger(tmp_path / "now")
+    (tmp_path / "now" / "ledger.jsonl").write_bytes(old)
+    with pytest.raises(LedgerError, match="acknowledged"):
+        Ledger(tmp_path / "now")
+
+
+def test_a_head_that_is_not_the_ledgers_own_cannot_be_acknowledged(tmp_path):
+    with pytest.raises(LedgerError, match="missing"):
+        Ledger(tmp_path).acknowledge("f" * 64)
+
+
+def report(heads: LedgerHeads, ledger: Ledger) -> None:
+    """What a site does with a private report: prove that the ledger continues what the server saw."""
+    start = heads.last("site")
+    heads.accept("site", start, ledger.bodies_after(start), ledger.head)
+
+
+def test_the_server_follows_a_ledger_and_a_lost_acknowledgement_is_no_error(tmp_path):
+    heads, ledger = LedgerHeads(tmp_path / "heads.json"), Ledger(tmp_path / "site")
+    for index in (1, 2, 3):
+        ledger.reserve(reserve(order(index)), LAX)
+        start, bodies, head = heads.last("site"), ledger.bodies_after(heads.last("site")), ledger.head
+        heads.accept("site", start, bodies, head)
+        heads.accept("site", start, bodies, head)  # sent twice
+    assert (
+        LedgerHeads(tmp_path / "heads.json").last("site")
+        == ledger.head
+        == chain_head(GENESIS, ledger.bodies_after(GENESIS))
+    )
+
+
+def test_a_site_restored_from_an_old_snapshot_is_refused_on_both_ends(tmp_path):
+    heads, ledger = LedgerHeads(tmp_path / "heads.json"), Ledger(tmp_path / "site")
+    ledger.reserve(reserve(order(1)), LAX)
+    report(heads, ledger)
+    shutil.copytree(tmp_path / "site", tmp_path / "snapshot")
+    ledger.reserve(reserve(order(2)), LAX)
+    report(heads, ledger)
+    restored = Ledger(tmp_path / "snapshot")
+    restored.reserve(reserve(order(2), noise=50.0), LAX)
+    with pytest.raises(LedgerError, match="last head"):
+        report(heads, restored)
+
+
+def test_two_successors_of_one_head_are_a_fork_and_both_are_refused(tmp_path):
+    heads, ledger = LedgerHeads(tmp_path / "heads.json"), Ledger(tmp_path / "site")
+    ledger.reserve(reserve(order(1)), LAX)
+    report(heads, ledger)
+    seen = heads.last("site")
+    shutil.copytree(tmp_path / "site", tmp_path / "copy")
+    copy = Ledger(tmp_path / "copy")
+    ledger.reserve(reserve(order(2)), LAX)
+    copy.reserve(reserve(order(2, run="elsewhere")), LAX)
+    report(heads, ledger)
+    with pytest.raises(LedgerError, match="forked"):
+        heads.accept("site", seen, copy.bodies_after(seen), copy.head)
+    ledger.reserve(reserve(order(3)), LAX)
+    with pytest.raises(LedgerError, match="forked before"):
+        report(LedgerHeads(tmp_path / "heads.json"), ledger)
+
+
+def test_a_proof_that_leads_elsewhere_is_refused(tmp_path):
+    heads, ledger = LedgerHeads(tmp_path / "heads.json"), Ledger(tmp_path / "site")
+    ledger.reserve(reserve(), LAX)
+    with pytest.raises(LedgerError, match="does not lead"):
+        heads.accept("site", GENESIS, ledger.bodies_after(GENESIS), "f" * 64)
+
+
+def _work(folder: Path, sent: Path, seed: int) -> None:
+    """A site that answers orders until it is killed; what leaves is written to ``sent`` at once."""
+    ledger, source = Ledger(folder), random.Random(seed)
+    while True:
+        key = order(source.randrange(1, 40))
+        if ledger.stored_reply(key) is None:
+            ledger.reserve(reserve(key, steps=1), LAX)
+            ledger.commit(key, f"{os.getpid()}-{key.round_index}".encode())
+        reply = ledger.stored_reply(key) or b""
+        with sent.open("ab") as file:
+            file.write(reply + b"\n")
+
+
+def test_a_kill_at_any_moment_never_lowers_the_ledger_below_what_left(tmp_path, monkeypatch):
+    """Fifty processes, each killed at a random moment; the recount takes only the replies that left."""
+    # Steps instead of epsilon: the budget is not what is tested, and accounting would hide the crashes.
+    monkeypatch.setattr("client.private.ledger.epsilon", lambda events, _: sum(e.steps for e in events))
+    context, source = multiprocessing.get_context("fork"), random.Random(3)
+    folder, sent = tmp_path / "ledger", tmp_path / "sent"
+    spent = 0
+    for run in range(50):
+        worker = context.Process(target=_work, args=(folder, sent, run))
+        worker.start()
+        time.sleep(source.uniform(0.0, 0.06))
+        os.kill(worker.pid, signal.SIGKILL)
+        worker.join()
+        events = spent_events(Ledger(folder).entries())
+        steps = sum(event.steps for event in events)
+        left = sent.read_bytes().split(b"\n")[:-1] if sent.exists() else []
+        assert steps >= len(set(left))  # every different reply was made by one paid step
+        assert steps >= spent
+        spent = steps
+    assert spent > 10
+    assert len(set(left)) > 5
