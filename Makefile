@@ -7,7 +7,7 @@ export FLWR_TELEMETRY_ENABLED := 0
 export FLWR_DISABLE_UPDATE_CHECK := 1
 export FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION := 1
 
-.PHONY: demo test test-all check format bench install install-test clean
+.PHONY: demo test test-all check format mutants bench install install-test clean
 
 demo: $(VENV)/.installed
 	$(BIN)/fedvox demo
@@ -43,6 +43,10 @@ check: $(VENV)/.installed-test
 format: $(VENV)/.installed-test
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+# Plants known privacy bugs and fails if the tests miss one: some minutes.
+mutants: $(VENV)/.installed-test
+	$(BIN)/python tests/mutants/run.py
 
 bench: $(VENV)/.installed-test
 	$(BIN)/python -m benchmarks.run

@@ -1,0 +1,249 @@
+"""Planted bugs: each breaks a privacy guarantee in a way seen in published code, and a test must notice."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """A change of one place in one file.
+
+    Attributes:
+        name: What is broken.
+        file: Path from the project's root.
+        old: Text that stands there exactly once.
+        new: What it becomes.
+        tests: Test files that should notice.
+    """
+
+    name: str
+    file: str
+    old: str
+    new: str
+    tests: tuple[str, ...]
+
+
+STEP = ("tests/client/test_private_step.py",)
+SECRET = ("tests/client/test_secret_stream.py",)
+GUARD = ("tests/client/test_privacy_guard.py",)
+LEDGER = ("tests/client/test_ledger.py",)
+ACCOUNT = ("tests/common/test_privacy_accountant.py", "tests/common/test_privacy_plan.py")
+AUDIT = ("tests/experiments/test_privacy_audit.py",)
+
+MUTANTS = (
+    Mutant(
+        "noise off",
+        "client/private/noise.py",
+        "((total + standard_deviation * noise) / step)",
+        "(total / step)",
+        STEP + AUDIT,
+    ),
+    Mutant(
+        "noise of two thirds of its scale",
+        "client/private/noise.py",
+        "standard_deviation * noise)",
+        "standard_deviation * noise / 1.5)",
+        SECRET,
+    ),
+    Mutant(
+        "noise of the clip norm alone, without sigma",
+        "client/private/private_step.py",
+        "deviation = self.plan.noise_multiplier * self.plan.clip_norm",
+        "deviation = self.plan.clip_norm",
+        STEP,
+    ),
+    Mutant(
+        "noise per micro-batch",
+        "client/private/private_step.py",
+        "                total[name] += tensor",
+        "                total[name] += noised(tensor, self.plan.clip_norm, secret.stream(name, start))",
+        STEP,
+    ),
+    Mutant(
+        "clip off",
+        "client/private/private_step.py",
+        "(clip_norm / norms).clamp(max=1.0)",
+        "torch.ones_like(norms)",
+        STEP,
+    ),
+    Mutant(
+        "clip per draw",
+        "client/private/private_step.py",
+        "counts = [len(next(iter(own.values()))) for own in made]",
+        "counts = [1 for own in made for _ in next(iter(own.values()))]",
+        STEP,
+    ),
+    Mutant(
+        "clip per volume",
+        "client/private/private_step.py",
+        "counts = [len(next(iter(own.values()))) for own in made]",
+        "counts = [2 for own in made for _ in next(iter(own.values()))[::2]]",
+        STEP,
+    ),
+    Mutant(
+        "clip per layer",
+        "client/private/private_step.py",
+        "return {name: _weighted_sum(tensor, factors, finite) for name, tensor in gradients.items()}",
+        "return {n: _weighted_sum(t, (clip_norm / t.flatten(1).norm(dim=1)).clamp(max=1), finite) "
+        "for n, t in gradients.items()}",
+        STEP,
+    ),
+    Mutant(
+        "non-finite gradients let through",
+        "client/private/private_step.py",
+        "finite = torch.isfinite(norms)",
+        "finite = torch.ones_like(norms, dtype=torch.bool)",
+        STEP,
+    ),
+    Mutant(
+        "normaliser |D|",
+        "client/private/private_step.py",
+        "/ self.plan.nominal_batch)",
+        "/ (self.plan.sampling_rate * max(1, len(patients))))",
+        STEP,
+    ),
+    Mutant(
+        "normaliser of the drawn batch",
+        "client/private/private_step.py",
+        "/ self.plan.nominal_batch)",
+        "/ max(1, len(drawn)))",
+        STEP,
+    ),
+    Mutant(
+        "batch truncated",
+        "client/private/private_step.py",
+        "for start in range(0, len(drawn), self.patients_per_call):",
+        "for start in range(0, min(3, len(drawn)), self.patients_per_call):",
+        STEP,
+    ),
+    Mutant(
+        "shuffled instead of Poisson batches",
+        "client/private/patient_sampling.py",
+        "    return [\n        pseudonym\n        for pseudonym in pseudonyms\n",
+        "    num = round(sampling_rate * len(pseudonyms))\n"
+        "    return __import__('random').sample(list(pseudonyms), num) or [\n"
+        "        pseudonym\n        for pseudonym in pseudonyms\n",
+        SECRET,
+    ),
+    Mutant(
+        "one coin for all patients",
+        "client/private/patient_sampling.py",
+        'secret.stream("coin", stage, step, pseudonym)',
+        'secret.stream("coin", stage, step, len(pseudonyms), pseudonym)',
+        SECRET,
+    ),
+    Mutant(
+        "seed of the secret fixed",
+        "client/private/secret_stream.py",
+        "return cls(os.urandom(32))",
+        "return cls(bytes(32))",
+        SECRET,
+    ),
+    Mutant(
+        "the same noise served twice",
+        "client/private/secret_stream.py",
+        "self.__used.add(message)",
+        "self.__used.discard(message)",
+        SECRET,
+    ),
+    Mutant(
+        "EMA codebook on",
+        "common/privacy/guard.py",
+        "        _refuse_moving_state(module, loss, rows)\n",
+        "",
+        GUARD,
+    ),
+    Mutant(
+        "BatchNorm allowed",
+        "common/privacy/guard.py",
+        "isinstance(layer, _BatchNorm) or running",
+        "running",
+        GUARD,
+    ),
+    Mutant(
+        "batch-coupled loss allowed",
+        "common/privacy/guard.py",
+        "        _refuse_mixed_patients(module, loss, rows, engine)\n",
+        "",
+        GUARD,
+    ),
+    Mutant(
+        "accountant reset per round",
+        "common/privacy/ledger_format.py",
+        "steps[mechanism] = steps.get(mechanism, 0) + entry.event.steps",
+        "steps[mechanism] = entry.event.steps",
+        LEDGER,
+    ),
+    Mutant(
+        "only committed rounds charged",
+        "common/privacy/ledger_format.py",
+        "        if isinstance(entry, Reserve):\n",
+        "        answered = [e.order for e in entries if not isinstance(e, Reserve)]\n"
+        "        if isinstance(entry, Reserve) and entry.order in answered:\n",
+        LEDGER,
+    ),
+    Mutant(
+        "retried round charged once",
+        "client/private/ledger.py",
+        "            self._append(next_line(_head(lines), entry))\n\n    def commit",
+        "            if not any(getattr(line.entry, 'order', None) == entry.order for line in lines):\n"
+        "                self._append(next_line(_head(lines), entry))\n\n    def commit",
+        LEDGER,
+    ),
+    Mutant(
+        "ledger truncated at the first bad line",
+        "client/private/ledger.py",
+        'raise LedgerError(f"line {number} of the ledger does not follow from the one before", _MEND)',
+        "break",
+        LEDGER,
+    ),
+    Mutant(
+        "rollback accepted",
+        "client/private/ledger.py",
+        "if not known.issuperset(heads):",
+        "if False:",
+        LEDGER,
+    ),
+    Mutant(
+        "fork forgotten",
+        "server/ledger_heads.py",
+        "                self._forked.append(site)\n",
+        "                pass\n",
+        LEDGER,
+    ),
+    Mutant(
+        "cap not enforced",
+        "client/private/ledger.py",
+        "if would_be > budget.epsilon:",
+        "if would_be > 2 * budget.epsilon:",
+        LEDGER,
+    ),
+    Mutant(
+        "the smaller of two accountants",
+        "common/privacy/accountant.py",
+        "largest = max(by_pld, by_prv)",
+        "largest = 0.9 * min(by_pld, by_prv)",
+        ACCOUNT,
+    ),
+    Mutant(
+        "spare rounds for free",
+        "common/privacy/plan.py",
+        "return self.event_of(self.rounds + self.spare_rounds)",
+        "return self.event_of(self.rounds)",
+        ACCOUNT,
+    ),
+    Mutant(
+        "pooled noise claimed for local training",
+        "common/privacy/summary.py",
+        "    if several:\n",
+        "    if False:\n",
+        ACCOUNT,
+    ),
+    Mutant(
+        "latent scale from the site's latents",
+        "client/latent_store.py",
+        "scale = LatentScale.from_moments(*codec.codebook_moments())",
+        "every = codec.encode(volumes.to(device)).transpose(0, 1).flatten(1)\n"
+        "    scale = LatentScale.from_moments(every.mean(1), every.std(1))",
+        ("tests/client/test_latent_store.py",),
+    ),
+)

@@ -1,0 +1,63 @@
+"""Plant every bug in a copy of the project and see whether the tests notice: `make mutants`.
+
+Prints a table and ends with exit code 1 if a bug survives. A run takes some minutes on two cores.
+"""
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from planted import MUTANTS, Mutant
+
+ROOT = Path(__file__).parents[2]
+PARTS = ("common", "client", "server", "experiments", "cli", "tests", "pyproject.toml", "README.md", "docs")
+WORKERS = 2
+
+
+def planted(mutant: Mutant, folder: Path) -> None:
+    """Copy the project to ``folder`` with the bug in it."""
+    for part in PARTS:
+        source = ROOT / part
+        if source.is_dir():
+            shutil.copytree(source, folder / part, ignore=shutil.ignore_patterns("__pycache__"))
+        else:
+            shutil.copy(source, folder / part)
+    path = folder / mutant.file
+    text = path.read_text(encoding="utf-8")
+    if text.count(mutant.old) != 1:
+        raise SystemExit(f"{mutant.name}: its text stands {text.count(mutant.old)} times in {mutant.file}")
+    path.write_text(text.replace(mutant.old, mutant.new), encoding="utf-8")
+
+
+def survives(mutant: Mutant) -> bool:
+    """Return whether all tests pass with the bug."""
+    with tempfile.TemporaryDirectory() as folder:
+        planted(mutant, Path(folder))
+        # -m puts the copy before the installed project on the path.
+        words = [sys.executable, "-m", "pytest", "-x", "-q", *mutant.tests]
+        environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1"}
+        done = subprocess.run(words, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+    if done.returncode not in {0, 1}:
+        raise SystemExit(
+            f"{mutant.name}: the tests could not run\n{done.stdout[-2000:]}{done.stderr[-2000:]}"
+        )
+    return done.returncode == 0
+
+
+def main() -> int:
+    """Return 1 if a bug survives."""
+    with ThreadPoolExecutor(WORKERS) as pool:
+        survivors = list(pool.map(survives, MUTANTS))
+    width = max(len(mutant.name) for mutant in MUTANTS)
+    for mutant, survived in zip(MUTANTS, survivors, strict=True):
+        print(f"{mutant.name:<{width}}  {'SURVIVES' if survived else 'caught'}")
+    print(f"{len(MUTANTS) - sum(survivors)} of {len(MUTANTS)} planted bugs caught")
+    return int(any(survivors))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
