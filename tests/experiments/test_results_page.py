@@ -52,3 +52,52 @@ def test_codebooks_of_512_codes_are_used_whatever_the_channels():
     of_512 = [r["perplexity"] for r in rows if r["codes"] == 512]
     assert len(of_512) == 4
     assert min(of_512) >= LEAST_PERPLEXITY
+
+
+STUDIES = {"hippocampus": ("a", "b", "c"), "breast_dce": ("spy1", "spy2")}
+
+
+def test_the_demo_keeps_and_makes_contrast_that_is_not_noise():
+    demo = figures("demo.json")
+    for site in demo["reconstruction"].values():
+        assert site["texture"]["contrast"] >= 0.7
+    assert demo["synthetic"]["n"] >= 16
+    texture = demo["synthetic"]["texture"]
+    assert texture["contrast"] >= 0.5
+    # A generator that fills its volumes with noise would pass the contrast and fail this.
+    assert texture["high_frequency"] < 1.5 * texture["high_frequency_floor"]
+
+
+@pytest.mark.parametrize("study", STUDIES)
+def test_a_federated_codec_is_not_half_a_decibel_below_a_pooled_one(study):
+    pooled = figures(f"baselines_{study}.json")["psnr_federated_minus"]["pooled"]
+    assert set(pooled) == set(STUDIES[study])
+    assert min(difference["low"] for difference in pooled.values()) > -0.5
+
+
+@pytest.mark.parametrize("study", STUDIES)
+def test_a_federated_codec_is_not_below_a_local_one_at_the_other_sites(study):
+    differences = figures(f"baselines_{study}.json")["psnr_federated_minus"]
+    for site in STUDIES[study]:
+        others = differences[f"local-{site}"]
+        assert set(others) == set(STUDIES[study]) - {site}
+        assert min(difference["estimate"] for difference in others.values()) > -0.2
+
+
+@pytest.mark.parametrize("study", STUDIES)
+def test_the_comparison_holds_every_model_at_equal_steps_and_n(study):
+    comparison = figures(f"baselines_{study}.json")
+    models = {"federated", "pooled", "pooled-3x", *(f"local-{site}" for site in STUDIES[study])}
+    assert set(comparison["reconstruction"]) == models
+    assert len({made["n"] for made in comparison["generation"].values()}) == 1
+    assert sum(comparison["seconds"].values()) < 1.5 * 3600
+
+
+def test_the_codec_is_two_decibels_above_its_peer():
+    """The peer with 512 codes, as published; the one with as many bits stands beside it on the page."""
+    bench = figures("codec_bench.json")
+    fedvox = bench["codecs"]["fedvox"]
+    assert fedvox["bits"] <= 12
+    [published] = [name for name, codec in bench["codecs"].items() if codec["bits"] == 9]
+    assert bench["fedvox_minus"][published]["psnr_over_global_mse"] >= 2
+    assert bench["fedvox_minus"][published]["psnr_mean_over_patients"]["estimate"] >= 2
