@@ -47,12 +47,19 @@ class Compute(FrozenModel):
     Attributes:
         device: ``cpu``, ``cuda`` or ``cuda:1``.
         threads: Threads that torch may use; all cores if absent.
-        amp: Train in mixed precision.
+        amp: Train in mixed precision; on CUDA only. On a CPU it is slower, and PyTorch 2.13's bfloat16 3D
+            convolutions compute wrong weight gradients there.
     """
 
     device: str = Field(default="cpu", pattern=r"^(cpu|cuda(:\d+)?)$")
     threads: PositiveInt | None = None
     amp: bool = False
+
+    @model_validator(mode="after")
+    def _amp_needs_cuda(self) -> "Compute":
+        if self.amp and self.device == "cpu":
+            raise ValueError("amp: true needs device: cuda; on a CPU leave amp out")
+        return self
 
 
 class SiteConfig(FrozenModel):

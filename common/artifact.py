@@ -150,6 +150,7 @@ def write_bytes_atomic(path: Path, content: bytes) -> None:
             file.flush()
             os.fsync(file.fileno())
         partial.replace(path)
+        _flush_folder(path.parent)
     except OSError as error:
         raise ArtifactError(
             f"{path} could not be written: {error.strerror}", "free some disk space"

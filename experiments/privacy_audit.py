@@ -95,7 +95,7 @@ def _released_scores(plan: PrivacyPlan, directions: Tensor, coins: Tensor, engin
         return {"direction": directions[int(patient)][None]}
 
     module = nn.Linear(directions.shape[1], 1, bias=False)
-    step = PrivateStep(plan, "audit", _share, rows_of, engine, patients_per_call=64)
+    step = PrivateStep(plan, "audit", _share, rows_of, engine)
     secret = RoundSecret.drawn()
     released = torch.zeros(directions.shape[1], dtype=torch.float64)
     for index in range(plan.steps):

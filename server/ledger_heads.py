@@ -31,25 +31,28 @@ class LedgerHeads:
         return self._heads.get(site, [GENESIS])[-1]
 
     def accept(self, site: str, start: str, bodies: Sequence[str], head: str) -> None:
-        """Take ``head`` as the site's new one; the same report twice is no harm.
+        """Take ``head`` as the site's new one; the same report twice, or an older one late, is no harm.
 
         Args:
             site: Which site.
-            start: Head that the proof begins at.
-            bodies: Digests of the lines after it.
+            start: Head that the proof begins at, one that the server saw before.
+            bodies: Digests of the lines after it, at least one: a private report has its own reservation.
             head: Head that they lead to.
 
         Raises:
-            LedgerError: The proof does not begin at the last head seen, or does not lead to ``head``. Once a
-                head has two successors, nothing of the site is accepted any more.
+            LedgerError: The proof does not lead to ``head``, or passes by the last head seen. Once a known
+                head has a second successor, nothing of the site is accepted any more.
         """
         if site in self._forked:
             raise LedgerError(f"the ledger of {site} was forked before", _ASK)
-        if chain_head(start, bodies) != head:
+        passed = [chain_head(start, bodies[:length]) for length in range(len(bodies) + 1)]
+        if not bodies or passed[-1] != head:
             raise LedgerError(f"the ledger of {site} does not lead to the head it reports", _ASK)
-        if head == self.last(site):
-            return
-        if start != self.last(site):
+        if self.last(site) in passed:
+            new = passed[passed.index(self.last(site)) + 1 :]
+            self._heads.setdefault(site, [GENESIS]).extend(new)
+            self._save()
+        elif head not in self._heads.get(site, []):
             if start in (GENESIS, *self._heads.get(site, [])):
                 self._forked.append(site)
                 self._save()
@@ -57,8 +60,6 @@ class LedgerHeads:
                 f"the ledger of {site} does not continue the last head seen: rolled back, copied or forked",
                 _ASK,
             )
-        self._heads.setdefault(site, [GENESIS]).append(head)
-        self._save()
 
     def _save(self) -> None:
         content = {"heads": self._heads, "forked": self._forked}

@@ -11,6 +11,8 @@ from opacus.grad_sample.conv import compute_conv_grad_sample
 from opacus.grad_sample.utils import register_grad_sampler
 from torch import Tensor, nn
 
+from common.errors import PrivacyError
+
 _FEW_POSITIONS, _MANY_CHANNELS = 64, 256
 
 
@@ -25,6 +27,11 @@ def conv3d_grad_sample(
         activations: Its input, in a list of one.
         backprops: Gradient of its output, row by row.
     """
+    if layer.padding_mode != "zeros":
+        raise PrivacyError(
+            f"a convolution with padding mode {layer.padding_mode} has no per-patient gradient",
+            "pad with zeros",
+        )
     if _unfolding_is_faster(layer, backprops) or isinstance(layer.padding, str):
         result: dict[Tensor, Tensor] = compute_conv_grad_sample(layer, activations, backprops)
         return result

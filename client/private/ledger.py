@@ -55,17 +55,35 @@ class Ledger:
     """Reads and appends the ledger in a folder.
 
     Args:
-        folder: The site's ledger folder; made if it is missing.
+        folder: The site's ledger folder, which `create` made.
 
     Raises:
-        LedgerError: The chain is broken, or a head that was acknowledged is missing from it.
+        LedgerError: There is no ledger, its chain is broken, or a head that was acknowledged is missing.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        (folder / "replies").mkdir(parents=True, exist_ok=True)
+        if not (folder / "replies").is_dir():
+            raise LedgerError(
+                f"{folder} holds no privacy ledger",
+                "mount the folder, or create a ledger if this site never had one",
+            )
+        for changed in (folder / "replies", folder, folder.parent):
+            _flush_folder(changed)  # what an earlier process made and did not live to flush
         with self._locked():
-            self._check_acknowledged(self._lines())
+            self._lines()
+
+    @classmethod
+    def create(cls, folder: Path) -> "Ledger":
+        """Return a new, empty ledger; made once in a site's life, on purpose: it is a fresh budget.
+
+        Raises:
+            LedgerError: There is one already.
+        """
+        if folder.exists() and any(folder.iterdir()):
+            raise LedgerError(f"{folder} is not empty", "use the ledger that is there")
+        (folder / "replies").mkdir(parents=True)
+        return cls(folder)
 
     def entries(self) -> list[Reserve | Commit]:
         """Return every entry in order."""
@@ -82,20 +100,18 @@ class Ledger:
         with self._locked():
             return _head(self._lines())
 
-    def bodies_after(self, head: str) -> list[str]:
-        """Return the bodies that lead from ``head`` to the present head.
+    def proof_from(self, head: str) -> tuple[list[str], str]:
+        """Return the bodies that lead from ``head`` to the present head, and that.
 
         Raises:
             LedgerError: ``head`` is not in the chain: the ledger was rolled back, or it is another one.
         """
         with self._locked():
             lines = self._lines()
-        if head == GENESIS:
-            return [line.body for line in lines]
-        heads = [line.head for line in lines]
+        heads = [GENESIS, *(line.head for line in lines)]
         if head not in heads:
             raise LedgerError("the ledger does not hold the coordinator's last head", _MEND)
-        return [line.body for line in lines[heads.index(head) + 1 :]]
+        return [line.body for line in lines[heads.index(head) :]], heads[-1]
 
     def reserve(self, entry: Reserve, budget: Budget) -> None:
         """Put ``entry`` on the disk if the budget allows it; only then may a patient be read.
@@ -108,7 +124,7 @@ class Ledger:
             lines = self._lines()
             events = spent_events([*(line.entry for line in lines), entry])
             would_be = epsilon(events, budget.delta)
-            if would_be > budget.epsilon:
+            if not would_be <= budget.epsilon:
                 raise BudgetError(
                     f"this order would bring the joint epsilon to {would_be:.3f}, above the cap of "
                     f"{budget.epsilon:g} at delta {budget.delta:g}",
@@ -131,7 +147,6 @@ class Ledger:
                 raise LedgerError("the order is answered already", "send the stored reply")
             path = self._reply_path(order)
             write_bytes_atomic(path, reply)
-            _flush_folder(path.parent)
             entry = Commit(order=order, reply=sha256_of_file(path), time=datetime.now(UTC))
             self._append(next_line(_head(lines), entry))
 
@@ -153,22 +168,19 @@ class Ledger:
     def acknowledge(self, head: str) -> None:
         """Remember a head that a coordinator has countersigned: from now on it must stay in the chain."""
         with self._locked():
-            self._check_heads([head], self._lines())
+            _refuse_missing([head], self._lines())
             self._write(self.folder / "heads.jsonl", json.dumps({"head": head}) + "\n")
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
         with (self.folder / "lock").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
-            self._drop_torn_line()
             yield
 
     def _lines(self) -> list[LedgerLine]:
-        """Return the chain, checked from its first line."""
-        path = self.folder / "ledger.jsonl"
-        text = path.read_text(encoding="utf-8") if path.is_file() else ""
+        """Return the chain, checked from its first line, with every acknowledged head in it."""
         lines: list[LedgerLine] = []
-        for number, written in enumerate(text.splitlines(), start=1):
+        for number, written in enumerate(_whole_lines(self.folder / "ledger.jsonl"), start=1):
             try:
                 line = LedgerLine.model_validate_json(written)
             except ValidationError:
@@ -176,6 +188,8 @@ class Ledger:
             if line.head != chain_head(_head(lines), [line.body]):
                 raise LedgerError(f"line {number} of the ledger does not follow from the one before", _MEND)
             lines.append(line)
+        acknowledged = _whole_lines(self.folder / "heads.jsonl")
+        _refuse_missing([json.loads(written)["head"] for written in acknowledged], lines)
         return lines
 
     def _append(self, line: LedgerLine) -> None:
@@ -183,14 +197,13 @@ class Ledger:
 
     def _write(self, path: Path, text: str) -> None:
         """Append and fsync; what is only half written is taken off again."""
-        new = not path.exists()
-        size = 0 if new else path.stat().st_size
+        size = path.stat().st_size if path.exists() else 0
         try:
             with path.open("ab") as file:
                 file.write(text.encode())
                 file.flush()
                 os.fsync(file.fileno())
-            if new:
+            if size == 0:
                 _flush_folder(path.parent)
         except OSError as error:
             with path.open("ab") as file:
@@ -199,27 +212,43 @@ class Ledger:
                 f"{path} could not be written: {error.strerror}", "free some disk space"
             ) from None
 
-    def _drop_torn_line(self) -> None:
-        """Cut off a last line without its end: its write never returned, so nothing rests on it."""
-        path = self.folder / "ledger.jsonl"
-        content = path.read_bytes() if path.is_file() else b""
-        if content and not content.endswith(b"\n"):
-            with path.open("r+b") as file:
-                file.truncate(content.rfind(b"\n") + 1)
-                os.fsync(file.fileno())
-
-    def _check_acknowledged(self, lines: list[LedgerLine]) -> None:
-        path = self.folder / "heads.jsonl"
-        written = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
-        self._check_heads([json.loads(line)["head"] for line in written], lines)
-
-    def _check_heads(self, heads: list[str], lines: list[LedgerLine]) -> None:
-        known = {GENESIS, *(line.head for line in lines)}
-        if not known.issuperset(heads):
-            raise LedgerError("a head that a coordinator acknowledged is missing from the ledger", _MEND)
-
     def _reply_path(self, order: OrderKey) -> Path:
         return self.folder / "replies" / order.digest
+
+
+def _whole_lines(path: Path) -> list[bytes]:
+    """Return the lines of a file, and cut off a last one that was half written.
+
+    A line is written and flushed in one piece before anything rests on it, so half a line is the work of a
+    crash, and nothing rests on it. One that only lacks its end is whole, and gets it.
+    """
+    content = path.read_bytes() if path.is_file() else b""
+    if content and not content.endswith(b"\n"):
+        start = content.rfind(b"\n") + 1
+        with path.open("r+b") as file:
+            if _is_json(content[start:]):
+                file.seek(0, os.SEEK_END)
+                file.write(b"\n")
+            else:
+                file.truncate(start)
+                content = content[:start]
+            file.flush()
+            os.fsync(file.fileno())
+    return content.splitlines()
+
+
+def _is_json(text: bytes) -> bool:
+    try:
+        json.loads(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _refuse_missing(heads: list[str], lines: list[LedgerLine]) -> None:
+    known = {GENESIS, *(line.head for line in lines)}
+    if not known.issuperset(heads):
+        raise LedgerError("a head that a coordinator acknowledged is missing from the ledger", _MEND)
 
 
 def _head(lines: list[LedgerLine]) -> str:

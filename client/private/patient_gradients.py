@@ -66,18 +66,18 @@ def loop_gradients(module: nn.Module, loss: RowLoss, rows: Rows, counts: Sequenc
 def hook_gradients(module: nn.Module, loss: RowLoss, rows: Rows, counts: Sequence[int]) -> Gradients:
     """Return them by one backward pass, in which hooks keep the rows of every layer's gradient apart."""
     parameters = trainable(module)
-    watched = GradSampleModule(module, loss_reduction="sum", strict=True)
+    watched: GradSampleModule | None = None
     try:
+        watched = GradSampleModule(module, loss_reduction="sum", strict=True)
         with warnings.catch_warnings():
             # Inputs need no gradient here, which PyTorch's full backward hooks remark on.
             warnings.filterwarnings("ignore", message="Full backward hook is firing")
             loss(module, rows).sum().backward()  # type: ignore[no-untyped-call]
         per_row = {name: _rows_of(name, parameter, sum(counts)) for name, parameter in parameters.items()}
     finally:
-        watched.remove_hooks()
-        for parameter in parameters.values():
-            parameter.grad = None
-            parameter.grad_sample = None  # type: ignore[attr-defined]
+        if watched is not None:
+            watched.cleanup()
+        _forget(module)
     return {name: _means(rows_of_one, counts) for name, rows_of_one in per_row.items()}
 
 
@@ -94,6 +94,16 @@ def vmap_gradients(module: nn.Module, loss: RowLoss, rows: Rows, counts: Sequenc
 
     per_row = vmap(grad(loss_of_row), in_dims=(None, 0))(parameters, dict(rows))
     return {name: _means(rows_of_one, counts) for name, rows_of_one in per_row.items()}
+
+
+def _forget(module: nn.Module) -> None:
+    """Take off what a pass leaves on layers: after a failed one it would be added to the next patient's."""
+    for layer in module.modules():
+        for left in ("activations", "max_batch_len"):
+            if left in vars(layer):
+                delattr(layer, left)
+    for parameter in module.parameters():
+        parameter.grad = None
 
 
 def trainable(module: nn.Module) -> dict[str, nn.Parameter]:

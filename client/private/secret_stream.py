@@ -65,6 +65,7 @@ class RoundSecret:
         if len(secret) != 32:
             raise ValueError(f"a round's secret has 32 bytes, not {len(secret)}")
         self.__secret = secret
+        self.__process = os.getpid()
         self.__used: set[bytes] = set()
 
     @classmethod
@@ -85,8 +86,11 @@ class RoundSecret:
             purpose: Names and numbers, such as stage, step and patient.
 
         Raises:
-            PrivacyError: The purpose was served before: the same noise must not be used twice.
+            PrivacyError: The purpose was served before, or the process is a copy of the one that drew the
+                secret: the same noise must not be used twice.
         """
+        if os.getpid() != self.__process:
+            raise PrivacyError("a secret was copied into another process", "draw a new secret there")
         # Lengths keep ("ab", "c") and ("a", "bc") apart.
         parts = [str(part).encode() for part in purpose]
         message = b"".join(len(part).to_bytes(8, "little") + part for part in parts)

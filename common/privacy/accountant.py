@@ -9,6 +9,7 @@ True
 """
 
 import logging
+import math
 from collections.abc import Sequence
 
 from dp_accounting import GaussianDpEvent, NeighboringRelation, PoissonSampledDpEvent
@@ -50,12 +51,13 @@ def epsilon(events: Sequence[SampledGaussian], delta: float) -> float:
     if bound > LARGEST_TIGHT_EPSILON:
         return bound
     by_pld, by_prv = pld_epsilon(events, delta), prv_epsilon(events, delta)
-    if abs(by_pld - by_prv) > max(_ABSOLUTE, _RELATIVE * max(by_pld, by_prv)):
+    # Written so that a number that is none (NaN) is refused as well.
+    if not abs(by_pld - by_prv) <= max(_ABSOLUTE, _RELATIVE * max(by_pld, by_prv)):
         raise AccountingError(
             f"two accountants disagree: epsilon {by_pld:.4f} and {by_prv:.4f}", _REPORT_THIS
         )
     largest = max(by_pld, by_prv)
-    if largest > bound + _ABSOLUTE:
+    if not largest <= bound + _ABSOLUTE:
         raise AccountingError(f"epsilon {largest:.4f} is above the Renyi bound {bound:.4f}", _REPORT_THIS)
     return largest
 
@@ -71,5 +73,8 @@ def rdp_epsilon(events: Sequence[SampledGaussian], delta: float) -> float:
     for event in events:
         noise = GaussianDpEvent(event.noise_multiplier)
         step = PoissonSampledDpEvent(event.sampling_rate, noise) if event.sampling_rate < 1 else noise
-        accountant.compose(step, event.steps)
+        try:
+            accountant.compose(step, event.steps)
+        except (OverflowError, ZeroDivisionError):  # next to no noise
+            return math.inf
     return float(accountant.get_epsilon(delta))

@@ -8,11 +8,14 @@ sensitivity of a step is C (Abadi et al. 2016, with all volumes of a patient as 
 
 from typing import Annotated
 
-from pydantic import Field, PositiveFloat, PositiveInt
+from pydantic import Field
 
 from common.frozen import FrozenModel
 
 SamplingRate = Annotated[float, Field(gt=0, le=1)]
+NoiseMultiplier = Annotated[float, Field(ge=1e-9, le=1e6)]
+Steps = Annotated[int, Field(ge=1, le=10_000_000)]
+"""Bounds within which the accountants answer in seconds, and beyond which nothing is worth asking."""
 
 
 class SampledGaussian(FrozenModel):
@@ -25,9 +28,9 @@ class SampledGaussian(FrozenModel):
     """
 
     sampling_rate: SamplingRate
-    noise_multiplier: PositiveFloat
-    steps: PositiveInt
+    noise_multiplier: NoiseMultiplier
+    steps: Steps
 
     def repeated(self, times: int) -> "SampledGaussian":
         """Return the event for a patient whom ``times`` sites know: the steps of all of them."""
-        return self.model_copy(update={"steps": self.steps * times})
+        return SampledGaussian.model_validate(self.model_dump() | {"steps": self.steps * times})

@@ -23,6 +23,7 @@ from common.privacy.events import SampledGaussian
 GENESIS = "0" * 64
 """The head of an empty ledger."""
 
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,100}$")]
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 
@@ -36,9 +37,9 @@ class OrderKey(FrozenModel):
         parent: SHA-256 of the model that the round starts from.
     """
 
-    run: str
-    stage: str
-    round_index: int
+    run: Name
+    stage: Name
+    round_index: Annotated[int, Field(ge=1, le=1_000_000)]
     parent: Digest
 
     @property

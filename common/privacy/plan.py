@@ -13,7 +13,7 @@ from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_va
 from common.errors import ConfigError
 from common.frozen import FrozenModel
 from common.privacy.accountant import epsilon, rdp_epsilon
-from common.privacy.events import SampledGaussian, SamplingRate
+from common.privacy.events import NoiseMultiplier, SampledGaussian, SamplingRate
 
 Delta = Annotated[float, Field(gt=0, lt=1)]
 
@@ -43,7 +43,7 @@ class PrivacyPlan(FrozenModel):
     steps_per_round: PositiveInt = 1
     rounds: PositiveInt
     spare_rounds: NonNegativeInt = 0
-    noise_multiplier: PositiveFloat
+    noise_multiplier: NoiseMultiplier
     draws: PositiveInt = 4
     augmentations: NonNegativeInt = 0
 
@@ -81,11 +81,12 @@ class PrivacyPlan(FrozenModel):
 
     def with_noise(self, noise_multiplier: float) -> "PrivacyPlan":
         """Return the plan with another sigma."""
-        return self.model_copy(update={"noise_multiplier": noise_multiplier})
+        return PrivacyPlan.model_validate(self.model_dump() | {"noise_multiplier": noise_multiplier})
 
 
 _DIGITS = 4  # of sigma
 _LARGEST_NOISE = 1e5
+_LAXER = "raise epsilon, or take fewer steps or a lower sampling rate"
 
 
 def calibrate(
@@ -120,9 +121,13 @@ def calibrate(
         raise ConfigError(
             f"no noise keeps {sum(plan.steps for plan in plans)} steps within epsilon {target_epsilon:g} at "
             f"delta {delta:g}",
-            "raise epsilon, or take fewer steps or a lower sampling rate",
+            _LAXER,
         )
-    # Renyi DP bounds epsilon from above: its sigma suffices, and the tight one is a tenth below or so.
+    # Renyi DP bounds epsilon from above, so its sigma suffices, but for the accountants' own margin of error.
+    while not spent(enough) <= target_epsilon:
+        enough *= 2
+        if enough > _LARGEST_NOISE:
+            raise ConfigError(f"epsilon {target_epsilon:g} is below the accountants' own error", _LAXER)
     too_little = 0.85 * enough
     while spent(too_little) <= target_epsilon:
         too_little *= 0.7

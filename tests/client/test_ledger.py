@@ -62,7 +62,7 @@ def test_the_chain_is_sha256_of_head_and_body():
 
 
 def test_everything_reserved_adds_up_whatever_study_patients_or_answer(tmp_path):
-    ledger = Ledger(tmp_path)
+    ledger = Ledger.create(tmp_path / "ledger")
     ledger.reserve(reserve(order(1), steps=2), LAX)
     ledger.commit(order(1), b"reply")
     ledger.reserve(reserve(order(2, run="other"), steps=3, patients="e"), LAX)
@@ -72,28 +72,28 @@ def test_everything_reserved_adds_up_whatever_study_patients_or_answer(tmp_path)
         SampledGaussian(sampling_rate=0.1, noise_multiplier=6.0, steps=5),
     ]
     assert spent_events(ledger.entries()) == expected
-    assert ledger.spent(1e-5) == Ledger(tmp_path).spent(1e-5) == epsilon(expected, 1e-5)
+    assert ledger.spent(1e-5) == Ledger(tmp_path / "ledger").spent(1e-5) == epsilon(expected, 1e-5)
 
 
 def test_an_order_that_would_pass_the_cap_is_refused_and_writes_nothing(tmp_path):
-    ledger = Ledger(tmp_path)
+    ledger = Ledger.create(tmp_path / "ledger")
     budget = Budget(epsilon=epsilon([reserve(steps=4).event], 1e-5) + 1e-9, delta=1e-5)
     ledger.reserve(reserve(order(1)), budget)
     ledger.reserve(reserve(order(2)), budget)
-    before = (tmp_path / "ledger.jsonl").read_bytes()
+    before = (tmp_path / "ledger" / "ledger.jsonl").read_bytes()
     with pytest.raises(BudgetError, match="above the cap"):
         ledger.reserve(reserve(order(3)), budget)
-    assert (tmp_path / "ledger.jsonl").read_bytes() == before
+    assert (tmp_path / "ledger" / "ledger.jsonl").read_bytes() == before
 
 
 def test_the_same_order_gets_the_stored_bytes_and_costs_nothing(tmp_path):
-    ledger = Ledger(tmp_path)
+    ledger = Ledger.create(tmp_path / "ledger")
     assert ledger.stored_reply(order()) is None
     ledger.reserve(reserve(), LAX)
     assert ledger.stored_reply(order()) is None
     ledger.commit(order(), b"noised weights")
     spent = ledger.spent(1e-5)
-    assert Ledger(tmp_path).stored_reply(order()) == b"noised weights"
+    assert Ledger(tmp_path / "ledger").stored_reply(order()) == b"noised weights"
     assert ledger.spent(1e-5) == spent
     assert ledger.stored_reply(order(parent="b")) is None
     with pytest.raises(LedgerError, match="answered already"):
@@ -101,7 +101,7 @@ def test_the_same_order_gets_the_stored_bytes_and_costs_nothing(tmp_path):
 
 
 def test_a_round_computed_again_is_charged_again(tmp_path):
-    ledger = Ledger(tmp_path)
+    ledger = Ledger.create(tmp_path / "ledger")
     ledger.reserve(reserve(), LAX)
     once = ledger.spent(1e-5)
     ledger.reserve(reserve(), LAX)
@@ -109,18 +109,18 @@ def test_a_round_computed_again_is_charged_again(tmp_path):
 
 
 def test_a_reply_that_was_not_paid_for_is_refused(tmp_path):
-    ledger = Ledger(tmp_path)
+    ledger = Ledger.create(tmp_path / "ledger")
     ledger.reserve(reserve(order(1)), LAX)
     with pytest.raises(LedgerError, match="not paid for"):
         ledger.commit(order(2), b"reply")
-    assert not list((tmp_path / "replies").iterdir())
+    assert not list((tmp_path / "ledger" / "replies").iterdir())
 
 
 def test_an_altered_reply_is_not_sent(tmp_path):
-    ledger = Ledger(tmp_path)
+    ledger = Ledger.create(tmp_path / "ledger")
     ledger.reserve(reserve(), LAX)
     ledger.commit(order(), b"reply")
-    (tmp_path / "replies" / order().digest).write_bytes(b"REPLY")
+    (tmp_path / "ledger" / "replies" / order().digest).write_bytes(b"REPLY")
     with pytest.raises(LedgerError, match="altered"):
         ledger.stored_reply(order())
 
@@ -128,8 +128,9 @@ def test_an_altered_reply_is_not_sent(tmp_path):
 @pytest.fixture(scope="module")
 def three_lines(tmp_path_factory) -> bytes:
     folder = tmp_path_factory.mktemp("three")
+    ledger = Ledger.create(folder)
     for index in (1, 2, 3):
-        Ledger(folder).reserve(reserve(order(index)), LAX)
+        ledger.reserve(reserve(order(index)), LAX)
     return (folder / "ledger.jsonl").read_bytes()
 
 
@@ -138,11 +139,12 @@ def three_lines(tmp_path_factory) -> bytes:
 def test_no_byte_of_a_ledger_can_be_changed_unseen(data, three_lines, tmp_path_factory):
     folder = tmp_path_factory.mktemp("ledger")
     path = folder / "ledger.jsonl"
+    (folder / "replies").mkdir()
     path.write_bytes(three_lines)
     spent = spent_events(Ledger(folder).entries())
     content = bytearray(path.read_bytes())
     position = data.draw(st.integers(0, len(content) - 2))
-    content[position] ^= data.draw(st.integers(1, 127))
+    content[position] ^= data.draw(st.integers(1, 255))
     path.write_bytes(bytes(content))
     with contextlib.suppress(LedgerError):  # refused, unless the change means the same
         assert spent_events(Ledger(folder).entries()) == spent
@@ -150,28 +152,28 @@ def test_no_byte_of_a_ledger_can_be_changed_unseen(data, three_lines, tmp_path_f
 
 @pytest.mark.parametrize("kept", [[0, 2], [1, 2], [0, 1, 1, 2], [1, 0, 2]])
 def test_a_line_taken_out_twice_or_moved_is_seen(tmp_path, kept):
-    ledger = Ledger(tmp_path)
+    ledger = Ledger.create(tmp_path / "ledger")
     for index in (1, 2, 3):
         ledger.reserve(reserve(order(index)), LAX)
-    path = tmp_path / "ledger.jsonl"
+    path = tmp_path / "ledger" / "ledger.jsonl"
     lines = path.read_text().splitlines(keepends=True)
     path.write_text("".join(lines[i] for i in kept))
     with pytest.raises(LedgerError, match="does not follow"):
-        Ledger(tmp_path)
+        Ledger(tmp_path / "ledger")
 
 
 def test_a_line_without_its_end_was_never_relied_on_and_is_cut_off(tmp_path):
-    ledger = Ledger(tmp_path)
+    ledger = Ledger.create(tmp_path / "ledger")
     ledger.reserve(reserve(order(1)), LAX)
-    whole = (tmp_path / "ledger.jsonl").read_bytes()
-    with (tmp_path / "ledger.jsonl").open("ab") as file:
+    whole = (tmp_path / "ledger" / "ledger.jsonl").read_bytes()
+    with (tmp_path / "ledger" / "ledger.jsonl").open("ab") as file:
         file.write(whole[: len(whole) // 2])
     ledger.reserve(reserve(order(2)), LAX)  # the same process, without a restart
-    assert len(Ledger(tmp_path).entries()) == 2
+    assert len(Ledger(tmp_path / "ledger").entries()) == 2
 
 
 def test_a_full_disk_reserves_nothing_and_leaves_the_chain_whole(tmp_path, monkeypatch):
-    ledger = Ledger(tmp_path)
+    ledger = Ledger.create(tmp_path / "ledger")
     ledger.reserve(reserve(order(1)), LAX)
     real = os.fsync
 
@@ -182,11 +184,11 @@ def test_a_full_disk_reserves_nothing_and_leaves_the_chain_whole(tmp_path, monke
     with pytest.raises(ArtifactError, match="No space left"):
         ledger.reserve(reserve(order(2)), LAX)
     monkeypatch.setattr(os, "fsync", real)
-    assert len(Ledger(tmp_path).entries()) == 1
+    assert len(Ledger(tmp_path / "ledger").entries()) == 1
 
 
 def test_a_ledger_rolled_back_behind_an_acknowledged_head_refuses_to_start(tmp_path):
-    ledger = Ledger(tmp_path / "now")
+    ledger = Ledger.create(tmp_path / "now")
     ledger.reserve(reserve(order(1)), LAX)
     old = (tmp_path / "now" / "ledger.jsonl").read_bytes()
     ledger.reserve(reserve(order(2)), LAX)
@@ -199,31 +201,93 @@ def test_a_ledger_rolled_back_behind_an_acknowledged_head_refuses_to_start(tmp_p
 
 def test_a_head_that_is_not_the_ledgers_own_cannot_be_acknowledged(tmp_path):
     with pytest.raises(LedgerError, match="missing"):
-        Ledger(tmp_path).acknowledge("f" * 64)
+        Ledger.create(tmp_path / "ledger").acknowledge("f" * 64)
+
+
+def test_a_last_line_that_only_lacks_its_end_still_counts(tmp_path):
+    ledger = Ledger.create(tmp_path / "ledger")
+    ledger.reserve(reserve(order(1)), LAX)
+    path = tmp_path / "ledger" / "ledger.jsonl"
+    path.write_bytes(path.read_bytes().rstrip(b"\n"))
+    ledger.reserve(reserve(order(2)), LAX)
+    assert len(Ledger(tmp_path / "ledger").entries()) == 2
+
+
+def test_a_half_written_acknowledgement_does_not_stop_the_site(tmp_path):
+    ledger = Ledger.create(tmp_path / "ledger")
+    ledger.reserve(reserve(), LAX)
+    ledger.acknowledge(ledger.head)
+    with (tmp_path / "ledger" / "heads.jsonl").open("ab") as file:
+        file.write(b'{"head": "ab')
+    assert len(Ledger(tmp_path / "ledger").entries()) == 1
+
+
+def test_a_ledger_rolled_back_under_a_running_process_takes_no_reservation(tmp_path):
+    ledger = Ledger.create(tmp_path / "ledger")
+    ledger.reserve(reserve(order(1)), LAX)
+    path = tmp_path / "ledger" / "ledger.jsonl"
+    old = path.read_bytes()
+    ledger.reserve(reserve(order(2)), LAX)
+    ledger.acknowledge(ledger.head)
+    path.write_bytes(old)
+    with pytest.raises(LedgerError, match="acknowledged"):
+        ledger.reserve(reserve(order(3)), LAX)
+
+
+def test_a_missing_folder_is_no_fresh_budget_and_a_ledger_is_not_created_twice(tmp_path):
+    with pytest.raises(LedgerError, match="holds no privacy ledger"):
+        Ledger(tmp_path / "unmounted")
+    Ledger.create(tmp_path / "ledger")
+    with pytest.raises(LedgerError, match="not empty"):
+        Ledger.create(tmp_path / "ledger")
+
+
+def test_an_order_whose_name_no_file_can_hold_is_refused():
+    for run in ("\ud800", "../x", "", "a" * 200):
+        with pytest.raises(ValueError, match="run"):
+            order(run=run)
+
+
+def test_everything_is_on_the_disk_in_order_before_anything_rests_on_it(tmp_path, monkeypatch):
+    """Kills cannot see this: the page cache survives them. So the flushes themselves are recorded."""
+    ledger = Ledger.create(tmp_path / "ledger")
+    flushed, real = [], os.fsync
+
+    def recording(descriptor):
+        flushed.append(Path(f"/proc/self/fd/{descriptor}").readlink().name)
+        real(descriptor)
+
+    monkeypatch.setattr(os, "fsync", recording)
+    ledger.reserve(reserve(), LAX)
+    assert flushed == ["ledger.jsonl", "ledger"]
+    flushed.clear()
+    ledger.commit(order(), b"reply")
+    assert [name.split(".partial")[0] for name in flushed] == [
+        f".{order().digest}",
+        "replies",
+        "ledger.jsonl",
+    ]
 
 
 def report(heads: LedgerHeads, ledger: Ledger) -> None:
     """What a site does with a private report: prove that the ledger continues what the server saw."""
     start = heads.last("site")
-    heads.accept("site", start, ledger.bodies_after(start), ledger.head)
+    heads.accept("site", start, *ledger.proof_from(start))
 
 
 def test_the_server_follows_a_ledger_and_a_lost_acknowledgement_is_no_error(tmp_path):
-    heads, ledger = LedgerHeads(tmp_path / "heads.json"), Ledger(tmp_path / "site")
+    heads, ledger = LedgerHeads(tmp_path / "heads.json"), Ledger.create(tmp_path / "site")
     for index in (1, 2, 3):
         ledger.reserve(reserve(order(index)), LAX)
-        start, bodies, head = heads.last("site"), ledger.bodies_after(heads.last("site")), ledger.head
-        heads.accept("site", start, bodies, head)
-        heads.accept("site", start, bodies, head)  # sent twice
-    assert (
-        LedgerHeads(tmp_path / "heads.json").last("site")
-        == ledger.head
-        == chain_head(GENESIS, ledger.bodies_after(GENESIS))
-    )
+        start = heads.last("site")
+        heads.accept("site", start, *ledger.proof_from(start))
+        heads.accept("site", start, *ledger.proof_from(start))  # sent twice
+    bodies, head = ledger.proof_from(GENESIS)
+    assert LedgerHeads(tmp_path / "heads.json").last("site") == head == chain_head(GENESIS, bodies)
 
 
 def test_a_site_restored_from_an_old_snapshot_is_refused_on_both_ends(tmp_path):
-    heads, ledger = LedgerHeads(tmp_path / "heads.json"), Ledger(tmp_path / "site")
+    heads, ledger = LedgerHeads(tmp_path / "heads.json"), Ledger.create(tmp_path / "site")
     ledger.reserve(reserve(order(1)), LAX)
     report(heads, ledger)
     shutil.copytree(tmp_path / "site", tmp_path / "snapshot")
@@ -235,8 +299,31 @@ def test_a_site_restored_from_an_old_snapshot_is_refused_on_both_ends(tmp_path):
         report(heads, restored)
 
 
+def test_reports_that_come_late_or_in_another_order_are_no_fork(tmp_path):
+    heads, ledger = LedgerHeads(tmp_path / "heads.json"), Ledger.create(tmp_path / "site")
+    ledger.reserve(reserve(order(1)), LAX)
+    first = ledger.proof_from(GENESIS)
+    ledger.reserve(reserve(order(2)), LAX)
+    second = ledger.proof_from(GENESIS)
+    heads.accept("site", GENESIS, *second)
+    heads.accept("site", GENESIS, *first)
+    assert heads.last("site") == second[1]
+    other = LedgerHeads(tmp_path / "other.json")
+    other.accept("site", GENESIS, *first)
+    other.accept("site", GENESIS, *second)
+    assert other.last("site") == second[1]
+
+
+def test_a_report_without_a_line_of_its_own_is_refused(tmp_path):
+    heads, ledger = LedgerHeads(tmp_path / "heads.json"), Ledger.create(tmp_path / "site")
+    ledger.reserve(reserve(), LAX)
+    report(heads, ledger)
+    with pytest.raises(LedgerError, match="does not lead"):
+        heads.accept("site", heads.last("site"), [], heads.last("site"))
+
+
 def test_two_successors_of_one_head_are_a_fork_and_both_are_refused(tmp_path):
-    heads, ledger = LedgerHeads(tmp_path / "heads.json"), Ledger(tmp_path / "site")
+    heads, ledger = LedgerHeads(tmp_path / "heads.json"), Ledger.create(tmp_path / "site")
     ledger.reserve(reserve(order(1)), LAX)
     report(heads, ledger)
     seen = heads.last("site")
@@ -246,17 +333,17 @@ def test_two_successors_of_one_head_are_a_fork_and_both_are_refused(tmp_path):
     copy.reserve(reserve(order(2, run="elsewhere")), LAX)
     report(heads, ledger)
     with pytest.raises(LedgerError, match="forked"):
-        heads.accept("site", seen, copy.bodies_after(seen), copy.head)
+        heads.accept("site", seen, *copy.proof_from(seen))
     ledger.reserve(reserve(order(3)), LAX)
     with pytest.raises(LedgerError, match="forked before"):
         report(LedgerHeads(tmp_path / "heads.json"), ledger)
 
 
 def test_a_proof_that_leads_elsewhere_is_refused(tmp_path):
-    heads, ledger = LedgerHeads(tmp_path / "heads.json"), Ledger(tmp_path / "site")
+    heads, ledger = LedgerHeads(tmp_path / "heads.json"), Ledger.create(tmp_path / "site")
     ledger.reserve(reserve(), LAX)
     with pytest.raises(LedgerError, match="does not lead"):
-        heads.accept("site", GENESIS, ledger.bodies_after(GENESIS), "f" * 64)
+        heads.accept("site", GENESIS, ledger.proof_from(GENESIS)[0], "f" * 64)
 
 
 def _work(folder: Path, sent: Path, seed: int) -> None:
@@ -278,6 +365,7 @@ def test_a_kill_at_any_moment_never_lowers_the_ledger_below_what_left(tmp_path, 
     monkeypatch.setattr("client.private.ledger.epsilon", lambda events, _: sum(e.steps for e in events))
     context, source = multiprocessing.get_context("fork"), random.Random(3)
     folder, sent = tmp_path / "ledger", tmp_path / "sent"
+    Ledger.create(folder)
     spent = 0
     for run in range(50):
         worker = context.Process(target=_work, args=(folder, sent, run))

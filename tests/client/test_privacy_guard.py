@@ -29,8 +29,10 @@ def network(*between):
 @pytest.mark.parametrize("engine", [loop_gradients, hook_gradients, vmap_gradients])
 def test_a_sound_network_passes_and_keeps_its_mode(engine):
     module = network(nn.GroupNorm(2, 4), nn.SiLU()).eval()
+    before = {name: p.clone() for name, p in module.state_dict().items()}
     refuse_leaks(module, squares, volumes(), engine)
     assert not module.training
+    assert all(torch.equal(before[name], p) for name, p in module.state_dict().items())
 
 
 @pytest.mark.parametrize(
@@ -129,3 +131,46 @@ def test_an_engine_that_misses_a_parameter_is_refused():
 
     with pytest.raises(PrivacyError, match=r"0\.bias"):
         refuse_leaks(network(), squares, volumes(), forgetful)
+
+
+def test_mixing_that_hides_behind_a_layer_that_starts_at_zero_is_refused():
+    class Mixing(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.entry, self.late = nn.Conv3d(1, 2, 3), nn.Conv3d(2, 2, 1)
+            nn.init.zeros_(self.late.weight)
+            nn.init.zeros_(self.late.bias)
+
+        def forward(self, x):
+            y = self.entry(x)
+            return y + self.late(y - y.mean(dim=0))
+
+    with pytest.raises(PrivacyError, match="who else"):
+        refuse_leaks(Mixing(), squares, volumes(), hook_gradients)
+
+
+class Unseen(nn.Module):
+    """Uses a layer's weight without calling the layer, so that no hook fires."""
+
+    def __init__(self, also_called):
+        super().__init__()
+        self.layer = nn.Conv3d(1, 2, 3)
+        self.also_called = also_called
+
+    def forward(self, x):
+        y = nn.functional.conv3d(x, self.layer.weight)
+        return y + self.layer(x) if self.also_called else y
+
+
+@pytest.mark.parametrize("also_called", [False, True])
+def test_a_weight_that_hooks_do_not_see_is_refused_and_fine_for_others(also_called):
+    with pytest.raises(PrivacyError, match=r"layer\.weight"):
+        refuse_leaks(Unseen(also_called), squares, volumes(), hook_gradients)
+    refuse_leaks(Unseen(also_called), squares, volumes(), vmap_gradients)
+
+
+def test_a_padding_that_the_sampler_does_not_know_is_refused():
+    torch.manual_seed(0)
+    module = nn.Conv3d(1, 2, 3, padding=1, padding_mode="circular")
+    with pytest.raises(PrivacyError, match="circular"):
+        refuse_leaks(module, squares, volumes(), hook_gradients)

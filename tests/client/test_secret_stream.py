@@ -81,6 +81,13 @@ def test_a_secret_comes_from_the_system_and_is_neither_shown_nor_stored():
         RoundSecret(b"short")
 
 
+def test_a_secret_does_not_work_in_a_copied_process(monkeypatch):
+    one = secret()
+    monkeypatch.setattr("os.getpid", lambda: -1)
+    with pytest.raises(PrivacyError, match="another process"):
+        one.stream("noise")
+
+
 def test_every_patient_takes_part_at_the_sampling_rate_by_a_coin_of_their_own():
     patients = [f"p{i}" for i in range(20)]
     rate, steps = 0.3, 500

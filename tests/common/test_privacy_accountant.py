@@ -93,7 +93,7 @@ def test_a_delta_that_is_no_probability_is_refused(delta):
         epsilon([event(0.1, 2, 10)], delta)
 
 
-@pytest.mark.parametrize("wrong", [0.9, 1.1])
+@pytest.mark.parametrize("wrong", [0.9, 1.1, math.nan])
 def test_accountants_that_disagree_are_refused(monkeypatch, wrong):
     events = [event(0.1, 2, 1000)]
     monkeypatch.setattr(accountant, "prv_epsilon", lambda *args: wrong * prv_epsilon(*args))
@@ -105,6 +105,11 @@ def test_an_epsilon_above_the_renyi_bound_is_refused(monkeypatch):
     monkeypatch.setattr(accountant, "rdp_epsilon", lambda *_: 7.9)
     with pytest.raises(AccountingError, match="Renyi"):
         epsilon([event(0.1, 2.05, 1000)], 1e-5)
+
+
+def test_next_to_no_noise_is_an_infinite_epsilon():
+    assert epsilon([event(0.1, 1e-9, 10)], 1e-5) > 1e6
+    assert epsilon([event(1.0, 1e-9, 10)], 1e-5) > 1e6
 
 
 def test_beyond_fifty_the_renyi_bound_is_the_answer():

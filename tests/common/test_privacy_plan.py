@@ -34,6 +34,12 @@ def test_spare_rounds_and_all_stages_are_paid_for():
     assert 2.99 < spent <= 3
 
 
+@pytest.mark.parametrize(("steps", "target"), [(100, 0.05), (1, 0.02), (10, 1.0)])
+def test_small_targets_are_kept_although_accountants_have_margins(steps, target):
+    (calibrated,), spent = calibrate([plan(rounds=steps, noise_multiplier=1.0)], target, 1e-5)
+    assert spent == epsilon([calibrated.event], 1e-5) <= target
+
+
 def test_a_target_that_no_noise_reaches_is_refused():
     with pytest.raises(ConfigError, match="no noise"):
         calibrate([plan()], 1e-9, 1e-12)

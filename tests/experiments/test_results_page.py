@@ -81,7 +81,7 @@ def test_a_federated_codec_is_not_below_a_local_one_at_the_other_sites(study):
     for site in STUDIES[study]:
         others = differences[f"local-{site}"]
         assert set(others) == set(STUDIES[study]) - {site}
-        assert min(difference["estimate"] for difference in others.values()) > -0.2
+        assert min(difference["low"] for difference in others.values()) > -0.2
 
 
 @pytest.mark.parametrize("study", STUDIES)
@@ -91,13 +91,3 @@ def test_the_comparison_holds_every_model_at_equal_steps_and_n(study):
     assert set(comparison["reconstruction"]) == models
     assert len({made["n"] for made in comparison["generation"].values()}) == 1
     assert sum(comparison["seconds"].values()) < 1.5 * 3600
-
-
-def test_the_codec_is_two_decibels_above_its_peer():
-    """The peer with 512 codes, as published; the one with as many bits stands beside it on the page."""
-    bench = figures("codec_bench.json")
-    fedvox = bench["codecs"]["fedvox"]
-    assert fedvox["bits"] <= 12
-    [published] = [name for name, codec in bench["codecs"].items() if codec["bits"] == 9]
-    assert bench["fedvox_minus"][published]["psnr_over_global_mse"] >= 2
-    assert bench["fedvox_minus"][published]["psnr_mean_over_patients"]["estimate"] >= 2

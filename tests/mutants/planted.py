@@ -52,10 +52,10 @@ MUTANTS = (
         STEP,
     ),
     Mutant(
-        "noise per micro-batch",
+        "noise per patient",
         "client/private/private_step.py",
         "                total[name] += tensor",
-        "                total[name] += noised(tensor, self.plan.clip_norm, secret.stream(name, start))",
+        "                total[name] += noised(tensor, self.plan.clip_norm, secret.stream(name, patient))",
         STEP,
     ),
     Mutant(
@@ -68,15 +68,15 @@ MUTANTS = (
     Mutant(
         "clip per draw",
         "client/private/private_step.py",
-        "counts = [len(next(iter(own.values()))) for own in made]",
-        "counts = [1 for own in made for _ in next(iter(own.values()))]",
+        "rows, [count])",
+        "rows, [1] * count)",
         STEP,
     ),
     Mutant(
         "clip per volume",
         "client/private/private_step.py",
-        "counts = [len(next(iter(own.values()))) for own in made]",
-        "counts = [2 for own in made for _ in next(iter(own.values()))[::2]]",
+        "rows, [count])",
+        "rows, [2] * (count // 2))",
         STEP,
     ),
     Mutant(
@@ -111,8 +111,8 @@ MUTANTS = (
     Mutant(
         "batch truncated",
         "client/private/private_step.py",
-        "for start in range(0, len(drawn), self.patients_per_call):",
-        "for start in range(0, min(3, len(drawn)), self.patients_per_call):",
+        "for patient in drawn:",
+        "for patient in drawn[:3]:",
         STEP,
     ),
     Mutant(
@@ -148,7 +148,7 @@ MUTANTS = (
     Mutant(
         "EMA codebook on",
         "common/privacy/guard.py",
-        "        _refuse_moving_state(module, loss, rows)\n",
+        "        _refuse_moving_state(tried, loss, rows)\n",
         "",
         GUARD,
     ),
@@ -162,7 +162,7 @@ MUTANTS = (
     Mutant(
         "batch-coupled loss allowed",
         "common/privacy/guard.py",
-        "        _refuse_mixed_patients(module, loss, rows, engine)\n",
+        "        _refuse_mixed_losses(tried, loss, rows)\n",
         "",
         GUARD,
     ),
@@ -204,6 +204,41 @@ MUTANTS = (
         LEDGER,
     ),
     Mutant(
+        "reservation not flushed to the disk",
+        "client/private/ledger.py",
+        "                os.fsync(file.fileno())\n            if size",
+        "            if size",
+        LEDGER,
+    ),
+    Mutant(
+        "a missing ledger is a fresh budget",
+        "client/private/ledger.py",
+        'if not (folder / "replies").is_dir():',
+        'folder.mkdir(exist_ok=True)\n        (folder / "replies").mkdir(exist_ok=True)\n        if False:',
+        LEDGER,
+    ),
+    Mutant(
+        "gradients of a failed pass kept",
+        "client/private/patient_gradients.py",
+        "            watched.cleanup()\n        _forget(module)\n",
+        "            watched.remove_hooks()\n",
+        STEP,
+    ),
+    Mutant(
+        "half precision in the private step",
+        "client/private/private_step.py",
+        "enabled=False",
+        "enabled=torch.is_autocast_enabled('cpu')",
+        STEP,
+    ),
+    Mutant(
+        "gradients that hooks did not see",
+        "common/privacy/guard.py",
+        "        _refuse_wrong_gradients(tried, loss, rows, engine)\n",
+        "",
+        GUARD,
+    ),
+    Mutant(
         "fork forgotten",
         "server/ledger_heads.py",
         "                self._forked.append(site)\n",
@@ -213,8 +248,8 @@ MUTANTS = (
     Mutant(
         "cap not enforced",
         "client/private/ledger.py",
-        "if would_be > budget.epsilon:",
-        "if would_be > 2 * budget.epsilon:",
+        "if not would_be <= budget.epsilon:",
+        "if not would_be <= 2 * budget.epsilon:",
         LEDGER,
     ),
     Mutant(
