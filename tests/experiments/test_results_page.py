@@ -91,3 +91,13 @@ def test_the_comparison_holds_every_model_at_equal_steps_and_n(study):
     assert set(comparison["reconstruction"]) == models
     assert len({made["n"] for made in comparison["generation"].values()}) == 1
     assert sum(comparison["seconds"].values()) < 1.5 * 3600
+
+
+def test_the_codec_is_two_decibels_above_its_peer():
+    """The peer with 512 codes, as published; the one with as many bits stands beside it on the page."""
+    bench = figures("codec_bench.json")
+    fedvox = bench["codecs"]["fedvox"]
+    assert fedvox["bits"] <= 12
+    [published] = [name for name, codec in bench["codecs"].items() if codec["bits"] == 9]
+    assert bench["fedvox_minus"][published]["psnr_over_global_mse"] >= 2
+    assert bench["fedvox_minus"][published]["psnr_mean_over_patients"]["estimate"] >= 2
