@@ -8,6 +8,7 @@ import typer
 
 from cli.console import out, print_json, table
 from common.errors import ConfigError
+from common.frozen import parse
 from common.privacy.plan import PrivacyPlan, calibrate
 from common.privacy.summary import NoiseToSignal, PrivacySummary, noise_to_signal, privacy_summary
 from experiments.privacy_audit import audit
@@ -124,19 +125,15 @@ def _stage(patients: int, sampling_rate: float, steps: int, steps_per_round: int
             f"{steps} steps are no whole number of rounds of {steps_per_round}",
             "choose --steps divisible by --steps-per-round",
         )
-    if not 0 < sampling_rate <= 1 or sampling_rate * patients < 1:
-        raise ConfigError(
-            f"sampling rate {sampling_rate:g} of {patients} patients is not between one patient and all",
-            f"choose a rate from {1 / max(1, patients):.4g} to 1",
-        )
-    return PrivacyPlan(
-        sampling_rate=sampling_rate,
-        nominal_patients=patients,
-        steps_per_round=steps_per_round,
-        rounds=steps // steps_per_round,
-        spare_rounds=spare,
-        noise_multiplier=1.0,
-    )
+    content = {
+        "sampling_rate": sampling_rate,
+        "nominal_patients": patients,
+        "steps_per_round": steps_per_round,
+        "rounds": steps // steps_per_round,
+        "spare_rounds": spare,
+        "noise_multiplier": 1.0,
+    }
+    return parse(PrivacyPlan, content, where="the plan")
 
 
 def _plan_rows(first: PrivacyPlan, plans: dict[str, PrivacyPlan], sites: int) -> list[list[str]]:

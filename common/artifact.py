@@ -117,7 +117,7 @@ def replaced_folder(folder: Path) -> Iterator[Path]:
         if folder.exists():
             folder.rename(previous)
         partial.rename(folder)
-        _flush_folder(folder.parent)
+        flush_folder(folder.parent)
     except (OSError, SafetensorError) as error:  # safetensors reports a full disk as its own error
         reason = getattr(error, "strerror", None) or str(error)
         raise ArtifactError(f"{folder} could not be written: {reason}", "free some disk space") from None
@@ -150,7 +150,7 @@ def write_bytes_atomic(path: Path, content: bytes) -> None:
             file.flush()
             os.fsync(file.fileno())
         partial.replace(path)
-        _flush_folder(path.parent)
+        flush_folder(path.parent)
     except OSError as error:
         raise ArtifactError(
             f"{path} could not be written: {error.strerror}", "free some disk space"
@@ -164,10 +164,11 @@ def _flush_tree(folder: Path) -> None:
         if path.is_file():
             with path.open("rb") as file:
                 os.fsync(file.fileno())
-    _flush_folder(folder)
+    flush_folder(folder)
 
 
-def _flush_folder(folder: Path) -> None:
+def flush_folder(folder: Path) -> None:
+    """Put a folder's names on the disk: a file that was made or renamed is lost without it."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -19,10 +19,11 @@ import torch
 from scipy.stats import binom
 from torch import Tensor, nn
 
-from client.private.patient_gradients import GradientEngine, Rows, loop_gradients
+from client.private.gradient_engines import loop_gradients
 from client.private.private_step import PrivateStep
 from client.private.secret_stream import RoundSecret, SecretStream
 from common.privacy.accountant import epsilon
+from common.privacy.patient_gradients import GradientEngine, Rows
 from common.privacy.plan import PrivacyPlan
 
 NUM_CANARIES = 200

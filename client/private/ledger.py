@@ -20,7 +20,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from common.artifact import sha256_of_file, write_bytes_atomic
+from common.artifact import flush_folder, sha256_of_file, write_bytes_atomic
 from common.errors import ArtifactError, BudgetError, LedgerError
 from common.frozen import FrozenModel
 from common.privacy.accountant import epsilon
@@ -69,7 +69,7 @@ class Ledger:
                 "mount the folder, or create a ledger if this site never had one",
             )
         for changed in (folder / "replies", folder, folder.parent):
-            _flush_folder(changed)  # what an earlier process made and did not live to flush
+            flush_folder(changed)  # what an earlier process made and did not live to flush
         with self._locked():
             self._lines()
 
@@ -204,7 +204,7 @@ class Ledger:
                 file.flush()
                 os.fsync(file.fileno())
             if size == 0:
-                _flush_folder(path.parent)
+                flush_folder(path.parent)
         except OSError as error:
             with path.open("ab") as file:
                 file.truncate(size)
@@ -258,11 +258,3 @@ def _head(lines: list[LedgerLine]) -> str:
 def _committed(lines: list[LedgerLine], order: OrderKey) -> Commit | None:
     found = [line.entry for line in lines if isinstance(line.entry, Commit) and line.entry.order == order]
     return found[-1] if found else None
-
-
-def _flush_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

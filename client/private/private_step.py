@@ -17,9 +17,16 @@ import torch
 from torch import Tensor, nn
 
 from client.private.noise import noised
-from client.private.patient_gradients import GradientEngine, Gradients, RowLoss, Rows, trainable
 from client.private.patient_sampling import drawn_patients
 from client.private.secret_stream import RoundSecret, SecretStream
+from common.privacy.patient_gradients import (
+    GradientEngine,
+    Gradients,
+    RowLoss,
+    Rows,
+    count_rows,
+    trainable,
+)
 from common.privacy.plan import PrivacyPlan
 
 RowsOf = Callable[[str, SecretStream], Rows]
@@ -75,10 +82,9 @@ class PrivateStep:
         total = {name: torch.zeros(p.shape, dtype=torch.float64) for name, p in parameters.items()}
         for patient in drawn:
             rows = self.rows_of(patient, secret.stream("draws", self.stage, step, patient))
-            count = len(next(iter(rows.values())))
             # Half precision would round away what the guard proved; on the CPU it computes wrong gradients.
             with torch.autocast(next(iter(rows.values())).device.type, enabled=False):
-                gradients = self.engine(module, self.loss, rows, [count])
+                gradients = self.engine(module, self.loss, rows, [count_rows(rows)])
             for name, tensor in clip_and_sum(gradients, self.plan.clip_norm).items():
                 total[name] += tensor
         return total

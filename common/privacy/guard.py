@@ -9,30 +9,27 @@ time a privately trained network is built:
         no sampler knows, or knows wrongly)
     a patient's loss and gradient do not depend on the others (BatchNorm, losses over a batch)
 
-They are tried out on copies with random weights besides the ones at hand: behind a convolution that starts
-at zero, nothing shows. What it cannot see: constants that somebody computed from patients beforehand,
+They are tried out on copies with random weights instead of the ones at hand: behind a convolution that
+starts at zero, nothing shows. What it cannot see: constants that somebody computed from patients beforehand,
 such as a latent scale. Those come from the public codebook, which a test of client/latent_store.py holds.
 """
 
 import copy
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from common.errors import PrivacyError
-
-Rows = Mapping[str, Tensor]
-RowLoss = Callable[[nn.Module, Rows], Tensor]
-Engine = Callable[[nn.Module, RowLoss, Rows, Sequence[int]], dict[str, Tensor]]
+from common.privacy.patient_gradients import GradientEngine, RowLoss, Rows, count_rows, trainable
 
 _TOLERANCE = 1e-3  # kernels sum in another order when the batch is another
 _WEIGHTS_TRIED = 2
 _SPREAD = 0.1  # deviation of the random weights
 
 
-def refuse_leaks(module: nn.Module, loss: RowLoss, rows: Rows, engine: Engine) -> None:
+def refuse_leaks(module: nn.Module, loss: RowLoss, rows: Rows, engine: GradientEngine) -> None:
     """Return if a private step may use ``module``, ``loss`` and ``engine``.
 
     Args:
@@ -44,7 +41,7 @@ def refuse_leaks(module: nn.Module, loss: RowLoss, rows: Rows, engine: Engine) -
     Raises:
         PrivacyError: One of the properties does not hold; the message says which, and where.
     """
-    if not any(parameter.requires_grad for parameter in module.parameters()):
+    if not trainable(module):
         raise PrivacyError(
             "no parameter of the network is trained", "unfreeze the trainable set of the study"
         )
@@ -94,7 +91,7 @@ def _refuse_moving_state(module: nn.Module, loss: RowLoss, rows: Rows) -> None:
 def _refuse_mixed_losses(module: nn.Module, loss: RowLoss, rows: Rows) -> None:
     with torch.no_grad():
         losses = loss(module, rows)
-    num = _count(rows)
+    num = count_rows(rows)
     if losses.shape != (num,):
         raise PrivacyError(
             f"the loss has shape {tuple(losses.shape)} for {num} rows", "return one loss for each row"
@@ -109,10 +106,10 @@ def _refuse_mixed_losses(module: nn.Module, loss: RowLoss, rows: Rows) -> None:
             )
 
 
-def _refuse_wrong_gradients(module: nn.Module, loss: RowLoss, rows: Rows, engine: Engine) -> None:
-    trained = {name: p for name, p in module.named_parameters() if p.requires_grad}
-    found = engine(module, loss, rows, [1] * _count(rows))
-    for index in range(_count(rows)):
+def _refuse_wrong_gradients(module: nn.Module, loss: RowLoss, rows: Rows, engine: GradientEngine) -> None:
+    trained = trainable(module)
+    found = engine(module, loss, rows, [1] * count_rows(rows))
+    for index in range(count_rows(rows)):
         exact = torch.autograd.grad(
             loss(module, _row(rows, index)).sum(),
             list(trained.values()),
@@ -123,7 +120,7 @@ def _refuse_wrong_gradients(module: nn.Module, loss: RowLoss, rows: Rows, engine
         if not whole > 0:
             raise PrivacyError("a made-up row has no gradient at all", "try the guard on other rows")
         for name, gradient in zip(trained, exact, strict=True):
-            if name not in found or len(found[name]) != _count(rows):
+            if name not in found or len(found[name]) != count_rows(rows):
                 raise PrivacyError(f"{name} has no gradient per patient", "use another gradient engine")
             apart = (found[name][index] - gradient).double().norm()
             # Of its own size; a gradient that is zero but for rounding is measured by the whole one.
@@ -132,10 +129,6 @@ def _refuse_wrong_gradients(module: nn.Module, loss: RowLoss, rows: Rows, engine
                     f"the gradient of {name} for one patient is not the one of that patient alone",
                     "use layers that treat rows one by one, or another gradient engine",
                 )
-
-
-def _count(rows: Rows) -> int:
-    return len(next(iter(rows.values())))
 
 
 def _row(rows: Rows, index: int) -> Rows:

@@ -51,7 +51,7 @@ class PrivacyPlan(FrozenModel):
     def _somebody_takes_part(self) -> "PrivacyPlan":
         if self.nominal_batch < 1:
             raise ValueError(
-                f"sampling_rate {self.sampling_rate} of {self.nominal_patients} nominal patients is fewer "
+                f"sampling rate {self.sampling_rate} of {self.nominal_patients} nominal patients is fewer "
                 "than one patient a step: raise the rate"
             )
         return self

@@ -5,7 +5,7 @@ import torch
 from monai.networks.nets import VQVAE
 from torch import nn
 
-from client.private.patient_gradients import hook_gradients, loop_gradients, vmap_gradients
+from client.private.gradient_engines import hook_gradients, loop_gradients, vmap_gradients
 from common.codec.codec import Codec
 from common.codec.config import CodecConfig, FsqQuantizerConfig, GradientQuantizerConfig
 from common.codec.training import codec_loss

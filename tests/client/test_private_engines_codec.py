@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from client.private.patient_gradients import hook_gradients, loop_gradients, vmap_gradients
+from client.private.gradient_engines import hook_gradients, loop_gradients, vmap_gradients
 from client.private.private_step import clip_and_sum
 from common.codec.codec import Codec
 from common.codec.config import (

@@ -7,13 +7,12 @@ import torch
 from scipy import stats
 from torch import nn
 
-from client.private.noise import GRID
-from client.private.patient_gradients import (
+from client.private.gradient_engines import (
     hook_gradients,
     loop_gradients,
-    trainable,
     vmap_gradients,
 )
+from client.private.noise import GRID
 from client.private.private_step import PrivateStep, clip_and_sum
 from client.private.secret_stream import RoundSecret
 from common.diffusion.adapters import TrainableConfig, adapt
@@ -22,6 +21,7 @@ from common.diffusion.objective import Draws, make_objective
 from common.diffusion.unet import UNetDenoiser, initial_denoiser_state, load_denoiser
 from common.errors import PrivacyError
 from common.privacy.guard import refuse_leaks
+from common.privacy.patient_gradients import trainable
 from common.privacy.plan import PrivacyPlan
 
 SMALL = DenoiserConfig(channels=(8, 16), attention=(False, True), head_channels=8)

@@ -5,7 +5,7 @@ import math
 import pytest
 from scipy.stats import binom
 
-from client.private.patient_gradients import hook_gradients, loop_gradients, vmap_gradients
+from client.private.gradient_engines import hook_gradients, loop_gradients, vmap_gradients
 from common.privacy.plan import PrivacyPlan, calibrate
 from experiments.privacy_audit import CONFIDENCE, audit, epsilon_lower_bound
 

@@ -68,15 +68,15 @@ MUTANTS = (
     Mutant(
         "clip per draw",
         "client/private/private_step.py",
-        "rows, [count])",
-        "rows, [1] * count)",
+        "rows, [count_rows(rows)])",
+        "rows, [1] * count_rows(rows))",
         STEP,
     ),
     Mutant(
         "clip per volume",
         "client/private/private_step.py",
-        "rows, [count])",
-        "rows, [2] * (count // 2))",
+        "rows, [count_rows(rows)])",
+        "rows, [2] * (count_rows(rows) // 2))",
         STEP,
     ),
     Mutant(
@@ -219,7 +219,7 @@ MUTANTS = (
     ),
     Mutant(
         "gradients of a failed pass kept",
-        "client/private/patient_gradients.py",
+        "client/private/gradient_engines.py",
         "            watched.cleanup()\n        _forget(module)\n",
         "            watched.remove_hooks()\n",
         STEP,

@@ -1,17 +1,12 @@
 """The gradient of each patient's mean loss: three ways to the same numbers.
 
-A row is one volume with one draw of noise and augmentation. All rows of a patient are averaged before
-anything else happens, so that a patient counts once however many volumes there are (D4 of the design;
-clipping rows would multiply a patient's weight by their number).
-
-    loop_gradients   one patient after the other by plain autograd: slow, obvious, the oracle
-    hook_gradients   one backward pass with per-row gradients by Opacus' hooks
-    vmap_gradients   torch.func.vmap over rows: for networks whose layers Opacus has no sampler for
+loop_gradients   one patient after the other by plain autograd: slow, obvious, the oracle
+hook_gradients   one backward pass with per-row gradients by Opacus' hooks
+vmap_gradients   torch.func.vmap over rows: for networks whose layers Opacus has no sampler for
 """
 
 import warnings
-from collections.abc import Callable, Mapping, Sequence
-from typing import Protocol
+from collections.abc import Sequence
 
 import torch
 from opacus import GradSampleModule
@@ -20,30 +15,7 @@ from torch.func import functional_call, grad, vmap
 
 import client.private.conv3d_sampler  # noqa: F401  registers the grouped sampler with Opacus
 from common.errors import PrivacyError
-
-Rows = Mapping[str, Tensor]
-"""Tensors whose first axis counts rows; the rows of a patient follow one another."""
-
-RowLoss = Callable[[nn.Module, Rows], Tensor]
-"""One loss per row; row i's loss must not depend on other rows."""
-
-Gradients = dict[str, Tensor]
-"""By parameter name; the first axis counts patients."""
-
-
-class GradientEngine(Protocol):
-    """A way to get the gradient of every patient's mean loss."""
-
-    def __call__(self, module: nn.Module, loss: RowLoss, rows: Rows, counts: Sequence[int]) -> Gradients:
-        """Return the gradients of the trainable parameters of ``module``.
-
-        Args:
-            module: The network; its parameters and their ``grad`` are left as they were.
-            loss: One loss per row.
-            rows: At least one row.
-            counts: Rows of each patient, in order; each at least one.
-        """
-        ...
+from common.privacy.patient_gradients import Gradients, RowLoss, Rows, trainable
 
 
 def loop_gradients(module: nn.Module, loss: RowLoss, rows: Rows, counts: Sequence[int]) -> Gradients:
@@ -104,11 +76,6 @@ def _forget(module: nn.Module) -> None:
                 delattr(layer, left)
     for parameter in module.parameters():
         parameter.grad = None
-
-
-def trainable(module: nn.Module) -> dict[str, nn.Parameter]:
-    """Return the parameters that are trained, by name."""
-    return {name: p for name, p in module.named_parameters() if p.requires_grad}
 
 
 class _LossOf(nn.Module):
