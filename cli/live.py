@@ -110,7 +110,7 @@ class _View:
                 progress["stage"],
                 str(progress["round"]),
                 f"{progress['step']}/{progress['num_steps']}",
-                f"{progress['loss']:.4f}",
+                "private" if progress["loss"] is None else f"{progress['loss']:.4f}",
                 state,
             )
         return table

@@ -72,6 +72,10 @@ def run(
     ] = None,
     runs: Runs = Path("runs"),
     device: Device = "cpu",
+    start_from: Annotated[
+        Path | None,
+        typer.Option("--start-from", help="Run of the public model, for a study with a privacy section."),
+    ] = None,
     json: Json = False,
 ) -> None:
     """Run a study with all its sites on this machine, or go on with an interrupted run of it.
@@ -80,7 +84,7 @@ def run(
     """
     study, plan = load_study_file(study_file)
     folder = runs / (name or study.name)
-    prepared = open_run(study, plan, data, folder, device)
+    prepared = open_run(study, plan, data, folder, device, start_from)
     with live_view(prepared.run, study, enabled=not json):
         start_run(prepared)
     _finish(prepared, plan, json)

@@ -9,10 +9,10 @@ from client.dataset import VolumeDataset
 from client.latent_store import LatentStore
 from client.training_round import SiteContext, Step, train_round
 from common.diffusion.training import DiffusionTraining
-from common.diffusion.unet import load_denoiser
 from common.errors import DataError
 from common.federation.messages import TrainOrder, TrainReport
 from common.study import Study
+from common.study_denoiser import study_denoiser
 
 
 def train_diffusion_round(order: TrainOrder, context: SiteContext, store: LatentStore) -> TrainReport:
@@ -26,9 +26,7 @@ def train_diffusion_round(order: TrainOrder, context: SiteContext, store: Latent
     study = context.study
     latents = store.latents(order, context.dataset)
     labels = site_labels(study, order.site, context.dataset)
-    denoiser = load_denoiser(
-        study.diffusion.model.denoiser, study.codec.model.code_dim, study.num_classes, dict(order.parameters)
-    ).to(context.device)
+    denoiser = study_denoiser(study, order.parameters).to(context.device)
     training = DiffusionTraining(denoiser, study.diffusion.model)
     proximal = context.proximal(order)
 

@@ -9,22 +9,17 @@ from pathlib import Path
 import torch
 
 from client.dataset import VolumeDataset
-from common.artifact import digest_of_tensors, read_tensor_folder, write_tensor_folder
+from client.frozen_store import frozen_tensors, part_of
+from common.artifact import read_tensor_folder, write_tensor_folder
 from common.codec.codec import Codec
 from common.diffusion.latent_scale import LatentScale
-from common.errors import ArtifactError, ErrorCode, FederationError
+from common.errors import ArtifactError
 from common.federation.messages import TrainOrder
 from common.federation.seeds import seeded_generator
 from common.shapes import Latent
 from common.study import Study
 
 ENCODE_BATCH = 8
-
-
-class NeedCodecError(FederationError):
-    """The order leaves the codec out, but this site does not hold it."""
-
-    code = ErrorCode.NEED_CODEC
 
 
 class LatentStore:
@@ -45,38 +40,25 @@ class LatentStore:
         """Return the latents of all exams in the denoiser's range, on the CPU, in exam order.
 
         Raises:
-            NeedCodecError: The codec is neither in the order nor on the disk.
+            NeedFrozenError: The codec is neither in the order nor on the disk.
             FederationError: The codec in the order does not match its digest.
         """
-        path = self.folder / f"{order.codec_digest[:16]}-{dataset.digest[:16]}"
+        path = self.folder / f"{order.frozen_digest[:16]}-{dataset.digest[:16]}"
         try:
             groups, _ = read_tensor_folder(path)
             return groups["latents"]["scaled"]
         except ArtifactError:
             pass  # not encoded yet, or damaged: encode again
-        codec = self._codec(order)
+        codec = self._codec(frozen_tensors(order, self.folder))
         scaled = encode_all(codec, dataset.volumes(), self.device)
-        facts = {"codec": order.codec_digest, "dataset": dataset.digest}
+        facts = {"frozen": order.frozen_digest, "dataset": dataset.digest}
         write_tensor_folder(path, {"latents": {"scaled": scaled}}, facts)
         return scaled
 
-    def _codec(self, order: TrainOrder) -> Codec:
-        path = self.folder / f"codec-{order.codec_digest[:16]}"
-        tensors = dict(order.codec)
-        if not tensors:
-            try:
-                tensors = read_tensor_folder(path)[0]["codec"]
-            except ArtifactError:
-                raise NeedCodecError("the frozen codec is not on this site's disk") from None
-        if digest_of_tensors(tensors) != order.codec_digest:
-            raise FederationError(
-                "the codec does not match the digest in the order", "ask for the order again"
-            )
-        if order.codec:
-            write_tensor_folder(path, {"codec": tensors}, {"codec": order.codec_digest})
+    def _codec(self, frozen: dict[str, torch.Tensor]) -> Codec:
         generator = seeded_generator(self.study.seed, "shape only")
         codec = Codec(self.study.codec.model, self.study.volume.num_channels, generator)
-        codec.load_state_dict(tensors)
+        codec.load_state_dict(part_of(frozen, "codec."))
         return codec.to(self.device).eval()
 
 

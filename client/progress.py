@@ -9,7 +9,8 @@ from common.artifact import write_text_atomic
 
 INTERVAL_S = 0.5  # writing more often would cost more than it tells
 
-StepCallback = Callable[[str, int, int, int, float], None]
+StepCallback = Callable[[str, int, int, int, float | None], None]
+"""Stage, round, step of the round, steps a round, and the loss, which private rounds do not tell."""
 
 
 class ProgressFile:
@@ -23,7 +24,7 @@ class ProgressFile:
         self.path = path
         self._written_at = 0.0
 
-    def __call__(self, stage: str, round_index: int, step: int, num_steps: int, loss: float) -> None:
+    def __call__(self, stage: str, round_index: int, step: int, num_steps: int, loss: float | None) -> None:
         """Record one finished step; most calls write nothing."""
         now = time.monotonic()
         if now - self._written_at < INTERVAL_S and step < num_steps:

@@ -15,6 +15,8 @@ from client.compute import applied
 from client.dataset import VolumeDataset
 from client.diffusion_stage import train_diffusion_round
 from client.latent_store import LatentStore
+from client.policy import check_policy
+from client.private_round import PrivateRounds
 from client.progress import ProgressFile, StepCallback
 from client.site_config import SiteConfig
 from client.training_round import SiteContext
@@ -24,6 +26,8 @@ from common.federation.messages import FailureReport, Report, Stage, TrainOrder,
 from common.study import Study
 
 logger = logging.getLogger("fedvox.site")
+
+SAYS_NOTHING_OF_PATIENTS = {ErrorCode.CONFIG, ErrorCode.NEED_FROZEN, ErrorCode.BUDGET, ErrorCode.LEDGER}
 
 
 class Site:
@@ -49,6 +53,7 @@ class Site:
         self.stream = stream or config.name
         self.on_step = on_step or ProgressFile(config.state / "progress.json")
         self._dataset: VolumeDataset | None = None
+        self._private: PrivateRounds | None = None
 
     @property
     def name(self) -> str:
@@ -70,25 +75,22 @@ class Site:
         """Do one order; never raises for what an order or a file can cause."""
         try:
             report = self._train(order)
-            check_report(report, order)
-        except FedvoxError as error:
+            check_report(report, order, private=self.study.privacy is not None)
+        except Exception as error:
             logger.exception("order refused or failed")
-            return FailureReport(self.name, error.code)
-        except torch.OutOfMemoryError:
-            logger.exception("out of memory")
-            return FailureReport(self.name, ErrorCode.MEMORY)
-        except OSError as error:
-            logger.exception("operating system error")
-            full = error.errno in {errno.ENOSPC, errno.EDQUOT}
-            return FailureReport(self.name, ErrorCode.DISK if full else ErrorCode.DATA)
-        except Exception:
-            logger.exception("unexpected error")
-            return FailureReport(self.name, ErrorCode.INTERNAL)
+            return FailureReport(self.name, self._told(code_of(error)))
         return report
+
+    def _told(self, code: ErrorCode) -> ErrorCode:
+        """Return what the coordinator may know: in a private study, nothing that patients can decide."""
+        return code if self.study.privacy is None or code in SAYS_NOTHING_OF_PATIENTS else ErrorCode.INTERNAL
 
     def _train(self, order: TrainOrder) -> TrainReport:
         if order.study_digest != self.study.digest or order.site != self.name:
             raise WrongOrderError(f"order for study {order.study_digest[:12]}, site {order.site}")
+        check_policy(self.config.policy, self.study)
+        if self.study.privacy is not None and order.stage is not Stage.DIFFUSION:
+            raise WrongOrderError("a private study has no codec stage")
         with applied(self.config.compute) as device:
             context = SiteContext(
                 self.study, self.dataset, self.config.compute, device, self.stream, self.on_step
@@ -96,7 +98,28 @@ class Site:
             if order.stage is Stage.CODEC:
                 return train_codec_round(order, context)
             store = LatentStore(self.config.state / "latents", self.study, device)
+            if self.study.privacy is not None:
+                return self._private_rounds().execute(order, context, store)
             return train_diffusion_round(order, context, store)
+
+    def _private_rounds(self) -> PrivateRounds:
+        if self._private is None:
+            self._private = PrivateRounds(self.study, self.config.policy)
+        return self._private
+
+
+def code_of(error: Exception) -> ErrorCode:
+    """Return the code that stands for an error."""
+    match error:
+        case FedvoxError():
+            return error.code
+        case torch.OutOfMemoryError():
+            return ErrorCode.MEMORY
+        case OSError():
+            full = error.errno in {errno.ENOSPC, errno.EDQUOT}
+            return ErrorCode.DISK if full else ErrorCode.DATA
+        case _:
+            return ErrorCode.INTERNAL
 
 
 class WrongOrderError(FedvoxError):

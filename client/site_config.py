@@ -6,6 +6,7 @@
     select: {site: alder, part: [generator, labelled]}   # optional: which rows of that table
     compute: {device: cuda, threads: 8}
     state: /var/lib/fedvox        # caches and the site's own files
+    policy: {require_privacy: true, epsilon: 8, delta: 1.0e-5, ledger: /var/lib/fedvox/ledger}
 
 Relative paths are meant from the folder of the file they stand in.
 """
@@ -15,6 +16,7 @@ from typing import Annotated
 
 from pydantic import BeforeValidator, Field, PositiveInt, model_validator
 
+from client.policy import Policy
 from common.federation.config import SiteName
 from common.frozen import FrozenModel, load_yaml, parse
 
@@ -74,6 +76,7 @@ class SiteConfig(FrozenModel):
         compute: Device and threads.
         state: Folder for the site's own files; it holds data derived from patients.
         cache: Folder of preprocessed volumes; ``state``/cache if absent. May be deleted at any time.
+        policy: What the site allows, whatever it is asked.
     """
 
     name: SiteName
@@ -83,6 +86,7 @@ class SiteConfig(FrozenModel):
     compute: Compute = Compute()
     state: Path = Path("state")
     cache: Path | None = None
+    policy: Policy = Policy()
 
     @model_validator(mode="after")
     def _selects_from_a_table(self) -> "SiteConfig":
@@ -105,5 +109,10 @@ def load_site_config(path: Path) -> SiteConfig:
     config = parse(SiteConfig, load_yaml(path), where=str(path))
     folder = path.resolve().parent
     paths = {key: getattr(config, key) for key in ("data", "patients", "state", "cache")}
-    anchored = {key: folder / value.expanduser() for key, value in paths.items() if value is not None}
+    anchored: dict[str, object] = {
+        key: folder / value.expanduser() for key, value in paths.items() if value is not None
+    }
+    if config.policy.ledger is not None:
+        ledger = folder / config.policy.ledger.expanduser()
+        anchored["policy"] = config.policy.model_copy(update={"ledger": ledger})
     return config.model_copy(update=anchored)

@@ -36,7 +36,9 @@ class ErrorCode(enum.Enum):
 
     DATA = "E_DATA"  # the site's volumes cannot be read as the study asks
     CONFIG = "E_CONFIG"  # the order's study does not validate here
-    NEED_CODEC = "E_NEED_CODEC"  # the frozen codec of this run is not on the site's disk
+    NEED_FROZEN = "E_NEED_FROZEN"  # the frozen networks of this run are not on the site's disk
+    BUDGET = "E_BUDGET"  # the order would pass the site's cap, or the rounds that the study pays for
+    LEDGER = "E_LEDGER"  # the site's ledger does not continue what the coordinator saw
     DISK = "E_DISK"  # the site's disk is full, or a file on it is damaged
     MEMORY = "E_MEMORY"  # the device ran out of memory
     DIVERGED = "E_DIVERGED"  # training ended with non-finite parameters
@@ -135,9 +137,13 @@ class AccountingError(PrivacyError):
 class BudgetError(PrivacyError):
     """An order would pass the site's cap."""
 
+    code = ErrorCode.BUDGET
+
 
 class LedgerError(PrivacyError):
     """The ledger is broken, rolled back or forked."""
+
+    code = ErrorCode.LEDGER
 
 
 class MetricError(FedvoxError):

@@ -9,14 +9,17 @@ from common.codec.config import CodecConfig
 from common.diffusion.config import DiffusionConfig
 from common.federation.config import FederationConfig, TrainingConfig
 from common.frozen import FrozenModel, fingerprint, load_yaml, parse
+from common.privacy.accountant import epsilon
+from common.privacy.plan import PrivacyPlan
+from common.study_privacy import PrivacyConfig
 from common.volume.spec import VolumeSpec
 
 
 class CodecStage(FrozenModel):
-    """First stage: the VQ-GAN and its schedule."""
+    """First stage: the VQ-GAN and its schedule; without one it is taken from a public model."""
 
     model: CodecConfig = CodecConfig()
-    training: TrainingConfig
+    training: TrainingConfig = TrainingConfig(rounds=0, local_steps=1)
 
 
 class DiffusionStage(FrozenModel):
@@ -36,6 +39,7 @@ class Study(FrozenModel):
         codec: First stage.
         diffusion: Second stage.
         federation: Sites and aggregation.
+        privacy: Patient-level differential privacy; absent, nothing is promised.
     """
 
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,40}$")
@@ -44,6 +48,7 @@ class Study(FrozenModel):
     codec: CodecStage
     diffusion: DiffusionStage
     federation: FederationConfig
+    privacy: PrivacyConfig | None = None
 
     @model_validator(mode="after")
     def _latent_divides(self) -> "Study":
@@ -68,6 +73,48 @@ class Study(FrozenModel):
                     f"diffusion.model.denoiser.channels, or a volume.shape divisible by more"
                 )
         return self
+
+    @model_validator(mode="after")
+    def _trains_what_it_must(self) -> "Study":
+        if self.diffusion.training.rounds == 0:
+            raise ValueError("diffusion.training.rounds is 0: give at least one round")
+        if self.privacy is None and self.codec.training.rounds == 0:
+            raise ValueError(
+                "codec.training is missing or has no rounds: only a study with a `privacy` section may take "
+                "its codec from a public model"
+            )
+        if self.privacy is not None and self.codec.training.rounds > 0:
+            raise ValueError(
+                "codec.training with a `privacy` section: the codec is taken from privacy.public_model as it "
+                "is; leave codec.training out"
+            )
+        if self.privacy is not None and self.federation.strategy.kind == "fedprox":
+            raise ValueError(
+                "federation.strategy fedprox has no private form: use fedavg, fedavgm or fedadam"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _keeps_its_promise(self) -> "Study":
+        plan = self.private_plan
+        if self.privacy is None or plan is None:
+            return self
+        spent = epsilon([plan.event], self.privacy.delta)
+        if not spent <= self.privacy.epsilon:
+            raise ValueError(
+                f"privacy.diffusion spends epsilon {spent:.3f} in {plan.rounds} + {plan.spare_rounds} rounds "
+                f"of {plan.steps_per_round} steps, and privacy.epsilon promises {self.privacy.epsilon:g}: "
+                "raise noise_multiplier (see `fedvox privacy plan`), or take fewer rounds"
+            )
+        return self
+
+    @property
+    def private_plan(self) -> PrivacyPlan | None:
+        """What the private stage, the diffusion stage, does; None without differential privacy."""
+        if self.privacy is None:
+            return None
+        training = self.diffusion.training
+        return self.privacy.diffusion.plan(training.rounds, training.local_steps)
 
     @property
     def latent_shape(self) -> tuple[int, int, int]:

@@ -6,23 +6,30 @@ from pathlib import Path
 from typing import Any
 
 from client.site_config import Compute
+from common.federation.messages import Stage
+from common.federation.seeds import seeded_generator
+from common.privacy.accountant import epsilon
+from common.privacy.summary import noise_to_signal
 from common.study import Study
+from common.study_denoiser import fresh_denoiser
 from experiments.report.events import read_events
 from experiments.simulate import check_sites, site_configs
 from experiments.study_file import SimulationPlan
 from server.checkpoint import CheckpointStore
+from server.initial import initial_codec
 from server.run_folder import RunFolder
-from server.state import initial_state, is_finished, start_diffusion
+from server.state import GlobalState, is_finished
 
 FLOAT_BYTES = 4
 
 
 def study_overview(study: Study) -> dict[str, Any]:
     """Return sizes that follow from the study alone: latents, parameters, traffic, steps."""
-    state = initial_state(study)
+    state = _sizes(study)
     codec_parameters = sum(tensor.numel() for tensor in state.frozen_codec.values())
     codec_traffic = sum(tensor.numel() for tensor in state.codec.values()) * FLOAT_BYTES
-    denoiser = sum(tensor.numel() for tensor in start_diffusion(state, study).denoiser.values())
+    denoiser = sum(tensor.numel() for tensor in state.released_denoiser.values())
+    trained = sum(tensor.numel() for tensor in state.denoiser.values())
     return {
         "digest": study.digest,
         "volume": " x ".join(map(str, study.volume.shape)) + f" x {study.volume.num_channels} channels",
@@ -30,10 +37,40 @@ def study_overview(study: Study) -> dict[str, Any]:
         "codec parameters": codec_parameters,
         "denoiser parameters": denoiser,
         "codec MB per round, site and direction": round(codec_traffic / 1e6, 2),
-        "diffusion MB per round, site and direction": round(denoiser * FLOAT_BYTES / 1e6, 2),
+        "diffusion MB per round, site and direction": round(trained * FLOAT_BYTES / 1e6, 2),
+        **_promise(study, trained),
         "codec steps": study.codec.training.total_steps,
         "diffusion steps": study.diffusion.training.total_steps,
         "sites": ", ".join(study.federation.sites),
+    }
+
+
+def _sizes(study: Study) -> GlobalState:
+    """Return a state of untrained networks with the study's shapes."""
+    generator = seeded_generator(study.seed, "shape only")
+    codec = initial_codec(study, generator)
+    denoiser = fresh_denoiser(study, generator)
+    trained = {name: p.detach() for name, p in denoiser.named_parameters() if p.requires_grad}
+    frozen = {name: p.detach() for name, p in denoiser.named_parameters() if not p.requires_grad}
+    return GlobalState(
+        Stage.DIFFUSION, 0, codec=codec, denoiser=trained, denoiser_average=trained, denoiser_frozen=frozen
+    )
+
+
+def _promise(study: Study, trained: int) -> dict[str, Any]:
+    """Return what a private study promises; nothing without one."""
+    plan = study.private_plan
+    if study.privacy is None or plan is None:
+        return {}
+    delta = study.privacy.delta
+    noise = noise_to_signal(plan, trained, len(study.federation.sites))
+    return {
+        "epsilon, rounds and spare rounds": round(epsilon([plan.event], delta), 3),
+        "delta": delta,
+        "trained parameters": trained,
+        "noise to signal of a step": round(noise.per_step, 3),
+        "rounds that may be lost": plan.spare_rounds,
+        "public model": study.privacy.public_model,
     }
 
 
@@ -62,9 +99,9 @@ def run_status(folder: Path) -> dict[str, Any]:
     state = CheckpointStore(run.checkpoints, study.digest).load_newest()
     events = list(read_events(run.events))
     problems = [
-        f"{event['event']}: site {event['site']} {event.get('code', event.get('reason', ''))}".rstrip()
+        f"{event['event']}: site {event.get('site', 'any')} {event.get('code', event.get('reason', ''))}"
         for event in events
-        if event["event"] in {"site_failed", "site_missing", "report_rejected"}
+        if event["event"] in {"site_failed", "site_missing", "report_rejected", "budget_spent"}
     ]
     sites = {}
     for path in sorted(run.sites.glob("*/progress.json")):
@@ -72,6 +109,7 @@ def run_status(folder: Path) -> dict[str, Any]:
     finished = state is not None and is_finished(state, study)
     return {
         "study": study.name,
+        "model": state.model_digest if state is not None and state.stage is Stage.DIFFUSION else "none yet",
         "digest": study.digest,
         "state": "finished" if finished else "not started" if state is None else "unfinished",
         "stage": state.stage.value if state else "codec",

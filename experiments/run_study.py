@@ -9,11 +9,11 @@ from pathlib import Path
 from client.site_config import Compute, SiteConfig, load_site_config
 from common.errors import FedvoxError, RunError
 from common.study import Study
-from experiments.simulate import Workers, check_sites, simulate, site_configs
+from experiments.simulate import Workers, check_sites, create_ledgers, simulate, site_configs
 from experiments.study_file import SimulationPlan
 from server.checkpoint import CheckpointStore
 from server.run_folder import RUN_FILE, RunFolder
-from server.state import is_finished
+from server.state import GlobalState, is_finished, start_from_public
 
 
 @dataclass(frozen=True)
@@ -34,20 +34,61 @@ class PreparedRun:
 
 
 def open_run(
-    study: Study, plan: SimulationPlan, data: Path, folder: Path, device: str = "cpu"
+    study: Study,
+    plan: SimulationPlan,
+    data: Path,
+    folder: Path,
+    device: str = "cpu",
+    start_from: Path | None = None,
 ) -> PreparedRun:
     """Check the data, and create the run's folder or open an earlier start of the same run.
+
+    Args:
+        study: The study.
+        plan: How ``data`` is dealt out.
+        data: The volumes.
+        folder: The run's folder.
+        device: Device of every site.
+        start_from: Run folder of the public model that a private study starts from.
 
     Raises:
         DataError: The data is not what the study needs; nothing was written.
         RunError: The folder holds another study, or was started on other data.
     """
     if (folder / RUN_FILE).exists():
-        return _reopen(study, folder, data_must_lie_in=data)
+        return _opened(_reopen(study, folder, data_must_lie_in=data), start_from)
+    _opening_state(study, start_from)  # refused before anything is written
     workers = Workers.for_machine(len(study.federation.sites))
     compute = Compute(device=device, threads=workers.threads)
     configs = site_configs(study, plan, data, folder / "sites", compute)
-    return _prepare(study, configs, folder, workers)
+    return _opened(_prepare(study, configs, folder, workers), start_from)
+
+
+def _opened(prepared: PreparedRun, start_from: Path | None) -> PreparedRun:
+    """Give a private run that has no checkpoint yet its public model and its ledgers."""
+    store = CheckpointStore(prepared.run.checkpoints, prepared.study.digest)
+    if prepared.study.privacy is not None and store.load_newest() is None:
+        opening = _opening_state(prepared.study, start_from)
+        create_ledgers(prepared.configs)
+        store.save(opening)
+    return prepared
+
+
+def _opening_state(study: Study, start_from: Path | None) -> GlobalState | None:
+    """Return the state that a private study opens with; None if the study starts from nothing."""
+    if start_from is None:
+        if study.privacy is not None:
+            raise RunError("a private study starts from a public model", "name its run: --start-from RUN")
+        return None
+    if study.privacy is None:
+        raise RunError("--start-from is for studies with a privacy section", "leave it out")
+    public = RunFolder.open(start_from)
+    state = CheckpointStore(public.checkpoints, public.study().digest).load_newest()
+    if state is None or not is_finished(state, public.study()):
+        raise RunError(f"{start_from} is not finished", "finish it: fedvox study resume --run ...")
+    if public.study().privacy is not None:
+        raise RunError(f"{start_from} was trained on patients", "start from a model of public volumes")
+    return start_from_public(state, study)
 
 
 def resume_run(folder: Path) -> PreparedRun:

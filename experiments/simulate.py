@@ -18,6 +18,8 @@ from flwr.simulation import run_simulation
 import client.app
 import server.app
 from client.dataset import VolumeDataset
+from client.policy import Policy
+from client.private.ledger import Ledger
 from client.site_config import Compute, Selection, SiteConfig
 from common.artifact import write_text_atomic
 from common.errors import DataError, DuplicatePatientError, FedvoxError
@@ -96,8 +98,25 @@ def site_configs(
             select=Selection(site=name, part=plan.parts) if plan.split else None,
             compute=compute,
             state=(sites_folder / name).resolve(),
+            policy=_sandbox_policy(study, (sites_folder / name).resolve()),
         )
     return configs
+
+
+def _sandbox_policy(study: Study, state: Path) -> Policy:
+    """Return the policy of a simulated site: what the study spends, in a ledger of this run alone."""
+    if study.privacy is None:
+        return Policy()
+    privacy = study.privacy
+    return Policy(epsilon=privacy.epsilon, delta=privacy.delta, ledger=state / "ledger", mark="RESEARCH")
+
+
+def create_ledgers(configs: Mapping[str, SiteConfig]) -> None:
+    """Give every simulated site of a new private run its ledger."""
+    for config in configs.values():
+        folder = config.policy.ledger
+        if folder is not None and not folder.exists():
+            Ledger.create(folder)
 
 
 def check_sites(study: Study, configs: Mapping[str, SiteConfig]) -> dict[str, VolumeDataset]:

@@ -38,6 +38,7 @@ def next_state(state: GlobalState, reports: Sequence[TrainReport], study: Study)
         codec=state.codec,
         denoiser=trained,
         denoiser_average=average,
+        denoiser_frozen=state.denoiser_frozen,
         optimizer=slots,
     )
 

@@ -11,10 +11,8 @@ from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
 from common.errors import RunError
-from server.checkpoint import CheckpointStore
-from server.events import EventLog
 from server.flower_transport import FlowerTransport
-from server.rounds import run_study
+from server.rounds import RunRecords, run_study
 from server.run_folder import RunFolder
 
 RUN_FOLDER_VARIABLE = "FEDVOX_RUN_FOLDER"
@@ -29,7 +27,7 @@ def main(grid: Grid, context: Context) -> None:
     run = RunFolder.open(_run_folder(context))
     study = run.study()
     transport = FlowerTransport(grid, study.federation.sites, CONNECT_DEADLINE_S)
-    run_study(study, transport, CheckpointStore(run.checkpoints, study.digest), EventLog(run.events))
+    run_study(study, transport, RunRecords.of(run))
 
 
 def _run_folder(context: Context) -> Path:

@@ -11,7 +11,7 @@ from server.state import GlobalState
 
 KEPT_PER_STAGE = 2  # the newest, and one to fall back to if the newest is damaged
 NAME = re.compile(r"^(codec|diffusion)-(\d{4,})$")
-GROUPS = ("codec", "denoiser", "denoiser_average", "optimizer")
+GROUPS = ("codec", "denoiser", "denoiser_average", "denoiser_frozen", "optimizer")
 
 
 class CheckpointStore:
@@ -37,6 +37,7 @@ class CheckpointStore:
             "study_digest": self.study_digest,
             "stage": state.stage.value,
             "round_index": state.round_index,
+            "ended": state.ended,
         }
         groups = {group: getattr(state, group) for group in GROUPS}
         write_tensor_folder(self.folder / f"{state.stage.value}-{state.round_index:04d}", groups, facts)
@@ -67,6 +68,7 @@ class CheckpointStore:
         return GlobalState(
             stage=Stage(manifest["stage"]),
             round_index=int(manifest["round_index"]),
+            ended=bool(manifest.get("ended", False)),
             **{group: groups.get(group, {}) for group in GROUPS},
         )
 

@@ -5,11 +5,11 @@ tells bodies' digests only, so the server learns how many lines there are and no
 """
 
 import json
-from collections.abc import Sequence
 from pathlib import Path
 
 from common.artifact import write_text_atomic
 from common.errors import LedgerError
+from common.federation.messages import LedgerProof
 from common.privacy.ledger_format import GENESIS, chain_head
 
 
@@ -30,14 +30,13 @@ class LedgerHeads:
         """Return the head that ``site`` must continue: every order to it says which."""
         return self._heads.get(site, [GENESIS])[-1]
 
-    def accept(self, site: str, start: str, bodies: Sequence[str], head: str) -> None:
-        """Take ``head`` as the site's new one; the same report twice, or an older one late, is no harm.
+    def accept(self, site: str, proof: LedgerProof) -> None:
+        """Take the proof's head as the site's new one; a report sent twice, or late, is no harm.
 
         Args:
             site: Which site.
-            start: Head that the proof begins at, one that the server saw before.
-            bodies: Digests of the lines after it, at least one: a private report has its own reservation.
-            head: Head that they lead to.
+            proof: From a head that the server saw, over at least one line: a private report has its own
+                reservation.
 
         Raises:
             LedgerError: The proof does not lead to ``head``, or passes by the last head seen. Once a known
@@ -45,6 +44,7 @@ class LedgerHeads:
         """
         if site in self._forked:
             raise LedgerError(f"the ledger of {site} was forked before", _ASK)
+        start, bodies, head = proof.start, proof.bodies, proof.head
         passed = [chain_head(start, bodies[:length]) for length in range(len(bodies) + 1)]
         if not bodies or passed[-1] != head:
             raise LedgerError(f"the ledger of {site} does not lead to the head it reports", _ASK)

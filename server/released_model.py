@@ -4,14 +4,14 @@ from dataclasses import dataclass
 
 import torch
 
-from common.artifact import digest_of_tensors
 from common.codec.codec import Codec
 from common.diffusion.latent_scale import LatentScale
-from common.diffusion.unet import UNetDenoiser, load_denoiser
+from common.diffusion.unet import UNetDenoiser
 from common.errors import RunError
 from common.federation.messages import Stage
 from common.federation.seeds import seeded_generator
 from common.study import Study
+from common.study_denoiser import study_denoiser
 from server.checkpoint import CheckpointStore
 from server.run_folder import RunFolder
 from server.state import GlobalState
@@ -62,19 +62,9 @@ def load_released_model(run: RunFolder, device: torch.device) -> ReleasedModel:
 def released_model(study: Study, state: GlobalState, device: torch.device) -> ReleasedModel:
     """Return the model of a state of the diffusion stage."""
     codec = load_codec(study, state, device)
-    denoiser = load_denoiser(
-        study.diffusion.model.denoiser,
-        study.codec.model.code_dim,
-        study.num_classes,
-        dict(state.denoiser_average),
-    )
-    denoiser.to(device).eval()
-    tensors = {f"codec.{k}": v for k, v in state.frozen_codec.items()}
-    tensors |= {f"denoiser.{k}": v for k, v in state.denoiser_average.items()}
-    return ReleasedModel(
-        study, codec, denoiser, LatentScale.from_moments(*codec.codebook_moments()),
-        digest_of_tensors(tensors), state.round_index,
-    )  # fmt: skip
+    denoiser = study_denoiser(study, state.released_denoiser).to(device).eval()
+    scale = LatentScale.from_moments(*codec.codebook_moments())
+    return ReleasedModel(study, codec, denoiser, scale, state.model_digest, state.round_index)
 
 
 def balanced_label(study: Study, index: int) -> int | None:

@@ -4,29 +4,30 @@ runs/NAME/
   run.json          study digest, versions, when it was made
   study.yaml        the study, resolved
   events.jsonl      one line per thing that happened
+  ledger_heads.json last head of each site's privacy ledger, in a private study
   checkpoints/      codec-0003/, diffusion-0012/: the state after a round
   sites/            in simulation only: each site's own folder
   synthetic/        what `fedvox synth` made by default
   report.html, metrics.json, montages/, tensorboard/
 """
 
-import hashlib
 import importlib.metadata
 import json
 import platform
+import secrets
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from common.artifact import sha256_of_file, write_text_atomic
+from common.artifact import write_text_atomic
+from common.code_digest import code_digest
 from common.errors import RunError
 from common.frozen import load_yaml, parse
 from common.study import Study
 
 RUN_FILE = "run.json"
-CODE = ("common", "client", "server")
 PACKAGES = ("fedvox", "torch", "flwr", "monai", "numpy", "nibabel", "ray")
 
 
@@ -60,6 +61,7 @@ class RunFolder:
             path.mkdir(parents=True, exist_ok=True)
             write_text_atomic(folder.study_file, text)
             record: dict[str, Any] = {
+                "run": secrets.token_hex(16),
                 "study_digest": study.digest,
                 "source": source,
                 "created": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -119,6 +121,11 @@ class RunFolder:
         return parse(Study, load_yaml(self.study_file), where=str(self.study_file))
 
     @property
+    def identifier(self) -> str:
+        """What tells this run from all others; drawn when it was made."""
+        return str(self.record()["run"])
+
+    @property
     def study_file(self) -> Path:
         """The resolved study."""
         return self.path / "study.yaml"
@@ -134,6 +141,11 @@ class RunFolder:
         return self.path / "events.jsonl"
 
     @property
+    def ledger_heads(self) -> Path:
+        """Last heads of the sites' privacy ledgers."""
+        return self.path / "ledger_heads.json"
+
+    @property
     def sites(self) -> Path:
         """Folder of the simulated sites."""
         return self.path / "sites"
@@ -142,14 +154,6 @@ class RunFolder:
     def synthetic(self) -> Path:
         """Where synthetic volumes go by default."""
         return self.path / "synthetic"
-
-
-def code_digest() -> str:
-    """Return the SHA-256 of the code that decides a run's bits: all of it that lies on this machine."""
-    root = Path(__file__).parents[1]
-    files = sorted(path for name in CODE for path in (root / name).rglob("*.py"))
-    lines = [f"{path.relative_to(root).as_posix()} {sha256_of_file(path)}" for path in files]
-    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 
 def versions() -> dict[str, str]:

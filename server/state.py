@@ -6,9 +6,11 @@ from dataclasses import dataclass, field
 from torch import Tensor
 
 from common.artifact import digest_of_tensors
+from common.errors import RunError
 from common.federation.messages import Stage
 from common.federation.seeds import seeded_generator
 from common.study import Study
+from common.study_denoiser import FROZEN_PREFIX, adapted_public_denoiser
 from server.initial import initial_codec, initial_denoiser
 
 CODEC_PREFIX = "codec."  # codec tensors among those of the codec stage; the rest are discriminators
@@ -22,9 +24,12 @@ class GlobalState:
         stage: Stage that is being trained, or was trained last.
         round_index: Finished rounds of that stage.
         codec: Parameters of codec and discriminators, and codebook sums.
-        denoiser: Parameters of the denoiser; empty before the diffusion stage.
+        denoiser: Trained parameters of the denoiser; empty before the diffusion stage.
         denoiser_average: Their moving average, which is released.
+        denoiser_frozen: Those that are not trained: all of a public denoiser but the trainable set of a
+            private study.
         optimizer: Moments of the server's optimizer, by name.
+        ended: Whether the stage ended before its last round, because a site's privacy budget was spent.
     """
 
     stage: Stage
@@ -32,7 +37,9 @@ class GlobalState:
     codec: Mapping[str, Tensor]
     denoiser: Mapping[str, Tensor] = field(default_factory=dict)
     denoiser_average: Mapping[str, Tensor] = field(default_factory=dict)
+    denoiser_frozen: Mapping[str, Tensor] = field(default_factory=dict)
     optimizer: Mapping[str, Tensor] = field(default_factory=dict)
+    ended: bool = False
 
     @property
     def trained(self) -> Mapping[str, Tensor]:
@@ -49,13 +56,38 @@ class GlobalState:
         }
 
     @property
-    def codec_digest(self) -> str:
-        """SHA-256 of the frozen codec."""
-        return digest_of_tensors(self.frozen_codec)
+    def frozen(self) -> dict[str, Tensor]:
+        """What the diffusion stage uses and does not train: the codec, and part of a private denoiser."""
+        codec = {CODEC_PREFIX + name: tensor for name, tensor in self.frozen_codec.items()}
+        return codec | {FROZEN_PREFIX + name: tensor for name, tensor in self.denoiser_frozen.items()}
+
+    @property
+    def frozen_digest(self) -> str:
+        """SHA-256 of that."""
+        return digest_of_tensors(self.frozen)
+
+    @property
+    def released_denoiser(self) -> dict[str, Tensor]:
+        """The whole denoiser as it is released."""
+        return {**self.denoiser_frozen, **self.denoiser_average}
+
+    @property
+    def model_digest(self) -> str:
+        """SHA-256 of the model that is released: codec and denoiser."""
+        codec = {CODEC_PREFIX + name: tensor for name, tensor in self.frozen_codec.items()}
+        return digest_of_tensors(
+            codec | {FROZEN_PREFIX + name: tensor for name, tensor in self.released_denoiser.items()}
+        )
 
 
 def initial_state(study: Study) -> GlobalState:
-    """Return the state before the first round: a pure function of the study."""
+    """Return the state before the first round: a pure function of the study.
+
+    Raises:
+        RunError: The study starts from a public model, which the study does not hold.
+    """
+    if study.privacy is not None:
+        raise RunError("a private study starts from a public model", "name it: --start-from PUBLIC-RUN")
     generator = seeded_generator(study.seed, "initial", Stage.CODEC.value)
     return GlobalState(Stage.CODEC, 0, codec=initial_codec(study, generator))
 
@@ -69,6 +101,40 @@ def start_diffusion(state: GlobalState, study: Study) -> GlobalState:
     )
 
 
+def start_from_public(public: GlobalState, study: Study) -> GlobalState:
+    """Return the state that opens a private study: a public model with untrained additions.
+
+    Args:
+        public: State of the run that trained the public model.
+        study: The private study.
+
+    Raises:
+        RunError: It is not the model that the study names, or does not fit its networks.
+    """
+    if study.privacy is None or public.model_digest != study.privacy.public_model:
+        raise RunError(
+            f"the public model is {public.model_digest}, not the one that the study names",
+            "write that into privacy.public_model if it is the one that was agreed on",
+        )
+    generator = seeded_generator(study.seed, "initial", Stage.DIFFUSION.value)
+    try:
+        trained, frozen = adapted_public_denoiser(study, public.released_denoiser, generator)
+    except RuntimeError:
+        raise RunError(
+            "the public model's denoiser has other sizes than the study's",
+            "take over diffusion.model.denoiser, condition and codec.model from the public study",
+        ) from None
+    return GlobalState(
+        Stage.DIFFUSION,
+        0,
+        codec=public.codec,
+        denoiser=trained,
+        denoiser_average=dict(trained),
+        denoiser_frozen=frozen,
+    )
+
+
 def is_finished(state: GlobalState, study: Study) -> bool:
-    """Whether the last round of the last stage is done."""
-    return state.stage is Stage.DIFFUSION and state.round_index >= study.diffusion.training.rounds
+    """Whether the last round of the last stage is done, or no more can be made."""
+    last = state.round_index >= study.diffusion.training.rounds
+    return state.stage is Stage.DIFFUSION and (last or state.ended)

@@ -1,10 +1,14 @@
 """A federation of tiny sites with tiny networks, called directly."""
 
+import dataclasses
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
+import torch
 
+from client.policy import Policy
+from client.private.ledger import Ledger
 from client.site import Site
 from client.site_config import Compute, SiteConfig
 from common.frozen import parse
@@ -12,7 +16,9 @@ from common.study import Study
 from experiments.in_process import InProcessTransport
 from server.checkpoint import CheckpointStore
 from server.events import EventLog
-from server.rounds import run_study
+from server.ledger_heads import LedgerHeads
+from server.rounds import RunRecords, run_study
+from server.state import GlobalState, initial_state, start_diffusion
 
 
 def small_study(sites=("a", "b"), **changes) -> Study:
@@ -58,9 +64,45 @@ def write_volumes(folder: Path, num: int, seed: int) -> Path:
     return folder
 
 
+PRIVATE = {
+    "sampling_rate": 0.5,
+    "nominal_patients": 4,
+    "noise_multiplier": 3.0,
+    "spare_rounds": 2,
+    "draws": 2,
+}
+
+
+def private_study(public: GlobalState, sites=("a", "b"), epsilon=20.0, **changes) -> Study:
+    """Return a private study that starts from ``public``, a state of `small_study`."""
+    privacy = {
+        "epsilon": epsilon,
+        "delta": 1e-5,
+        "public_model": public.model_digest,
+        "trainable": {"kind": "lora", "rank": 1},
+        "diffusion": PRIVATE,
+    }
+    return small_study(sites, privacy=privacy, codec__training={"rounds": 0, "local_steps": 1}, **changes)
+
+
+def public_state() -> GlobalState:
+    """Return a state of `small_study` that no patient touched, stirred so that gradients flow."""
+    study = small_study(("public",))
+    state = start_diffusion(initial_state(study), study)
+    generator = torch.Generator().manual_seed(5)
+    stirred = {n: t + 0.1 * torch.randn(t.shape, generator=generator) for n, t in state.denoiser.items()}
+    return dataclasses.replace(state, denoiser=stirred, denoiser_average=stirred)
+
+
 def make_site(name: str, data: Path, state: Path, study: Study, stream: str | None = None) -> Site:
-    """Return a site with one thread and silent progress."""
-    config = SiteConfig(name=name, data=data, state=state / name, compute=Compute(threads=1))
+    """Return a site with one thread and silent progress; in a private study, with a ledger of its own."""
+    policy = Policy()
+    if study.privacy is not None:
+        ledger = state / name / "ledger"
+        if not ledger.exists():
+            Ledger.create(ledger)
+        policy = Policy(epsilon=study.privacy.epsilon, delta=study.privacy.delta, ledger=ledger)
+    config = SiteConfig(name=name, data=data, state=state / name, compute=Compute(threads=1), policy=policy)
     return Site(config, study, stream=stream, on_step=lambda *_: None)
 
 
@@ -78,7 +120,9 @@ class Federation:
         self.transport = InProcessTransport(self.sites)
         self.store = CheckpointStore(folder / "checkpoints", study.digest)
         self.log = EventLog(folder / "events.jsonl")
+        self.heads = LedgerHeads(folder / "ledger_heads.json")
 
     def run(self, transport=None, after_round=None):
         """Run to the end and return the final state."""
-        return run_study(self.study, transport or self.transport, self.store, self.log, after_round)
+        records = RunRecords("small-run", self.store, self.log, self.heads)
+        return run_study(self.study, transport or self.transport, records, after_round)

@@ -7,13 +7,16 @@ The same order later gets the stored bytes and costs nothing; anything computed 
     ledger.jsonl    one line per entry, chained (common/privacy/ledger_format.py)
     heads.jsonl     heads that a coordinator has acknowledged
     replies/        one file per committed order
+    key             of the fingerprints of patient sets; known to nobody else
     lock            held while reading and writing; one process at a time
 """
 
 import fcntl
+import hashlib
+import hmac
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -22,6 +25,7 @@ from pydantic import ValidationError
 
 from common.artifact import flush_folder, sha256_of_file, write_bytes_atomic
 from common.errors import ArtifactError, BudgetError, LedgerError
+from common.federation.messages import LedgerProof
 from common.frozen import FrozenModel
 from common.privacy.accountant import epsilon
 from common.privacy.ledger_format import (
@@ -37,6 +41,8 @@ from common.privacy.ledger_format import (
 from common.privacy.plan import Delta
 
 _MEND = "do not mend it by hand; restore the whole folder from before, or ask the data protection officer"
+
+_KEY_BYTES = 32
 
 
 class Budget(FrozenModel):
@@ -83,6 +89,7 @@ class Ledger:
         if folder.exists() and any(folder.iterdir()):
             raise LedgerError(f"{folder} is not empty", "use the ledger that is there")
         (folder / "replies").mkdir(parents=True)
+        write_bytes_atomic(folder / "key", os.urandom(_KEY_BYTES))
         return cls(folder)
 
     def entries(self) -> list[Reserve | Commit]:
@@ -100,8 +107,13 @@ class Ledger:
         with self._locked():
             return _head(self._lines())
 
-    def proof_from(self, head: str) -> tuple[list[str], str]:
-        """Return the bodies that lead from ``head`` to the present head, and that.
+    def proof_from(self, head: str, order: OrderKey | None = None) -> LedgerProof:
+        """Return that the chain continues ``head``.
+
+        Args:
+            head: A head that the coordinator saw.
+            order: The order that is answered: the proof shows its reservation too, although the coordinator
+                may have seen that before.
 
         Raises:
             LedgerError: ``head`` is not in the chain: the ledger was rolled back, or it is another one.
@@ -111,17 +123,40 @@ class Ledger:
         heads = [GENESIS, *(line.head for line in lines)]
         if head not in heads:
             raise LedgerError("the ledger does not hold the coordinator's last head", _MEND)
-        return [line.body for line in lines[heads.index(head) :]], heads[-1]
+        start = heads.index(head)
+        for index, line in enumerate(lines):
+            if isinstance(line.entry, Reserve) and line.entry.order == order:
+                start = min(heads.index(head), index)
+        return LedgerProof(heads[start], tuple(line.body for line in lines[start:]), heads[-1])
 
-    def reserve(self, entry: Reserve, budget: Budget) -> None:
-        """Put ``entry`` on the disk if the budget allows it; only then may a patient be read.
+    def fingerprint_of(self, patients: Sequence[str]) -> str:
+        """Return a keyed fingerprint of a patient set, which nobody without the site's key can check.
 
         Raises:
-            BudgetError: The joint epsilon would pass the cap; nothing was written.
+            LedgerError: The key is missing.
+        """
+        path = self.folder / "key"
+        if not path.is_file():
+            raise LedgerError(f"{path} is missing", _MEND)
+        listed = json.dumps(sorted(set(patients))).encode()
+        return hmac.new(path.read_bytes(), listed, hashlib.sha256).hexdigest()
+
+    def reserve(self, entry: Reserve, budget: Budget, most_rounds: int) -> None:
+        """Put ``entry`` on the disk if the budget allows it; only then may a patient be read.
+
+        Args:
+            entry: What is to be spent.
+            budget: The site's cap.
+            most_rounds: Rounds of this study and stage, lost ones too, that the study's promise pays for.
+
+        Raises:
+            BudgetError: The joint epsilon would pass the cap, or the study has had all its rounds; nothing
+                was written.
             ArtifactError: The disk is full; nothing may be read.
         """
         with self._locked():
             lines = self._lines()
+            _refuse_further_rounds(entry, lines, most_rounds)
             events = spent_events([*(line.entry for line in lines), entry])
             would_be = epsilon(events, budget.delta)
             if not would_be <= budget.epsilon:
@@ -169,7 +204,13 @@ class Ledger:
         """Remember a head that a coordinator has countersigned: from now on it must stay in the chain."""
         with self._locked():
             _refuse_missing([head], self._lines())
-            self._write(self.folder / "heads.jsonl", json.dumps({"head": head}) + "\n")
+            known = self._acknowledged()
+            if head not in {GENESIS, *known[-1:]}:
+                self._write(self.folder / "heads.jsonl", json.dumps({"head": head}) + "\n")
+
+    def _acknowledged(self) -> list[str]:
+        """Return the heads that coordinators have countersigned."""
+        return [str(json.loads(text)["head"]) for text in _whole_lines(self.folder / "heads.jsonl")]
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
@@ -188,8 +229,7 @@ class Ledger:
             if line.head != chain_head(_head(lines), [line.body]):
                 raise LedgerError(f"line {number} of the ledger does not follow from the one before", _MEND)
             lines.append(line)
-        acknowledged = _whole_lines(self.folder / "heads.jsonl")
-        _refuse_missing([json.loads(written)["head"] for written in acknowledged], lines)
+        _refuse_missing(self._acknowledged(), lines)
         return lines
 
     def _append(self, line: LedgerLine) -> None:
@@ -249,6 +289,16 @@ def _refuse_missing(heads: list[str], lines: list[LedgerLine]) -> None:
     known = {GENESIS, *(line.head for line in lines)}
     if not known.issuperset(heads):
         raise LedgerError("a head that a coordinator acknowledged is missing from the ledger", _MEND)
+
+
+def _refuse_further_rounds(entry: Reserve, lines: list[LedgerLine], most_rounds: int) -> None:
+    paid = [line.entry for line in lines if isinstance(line.entry, Reserve)]
+    had = sum(p.study == entry.study and p.order.stage == entry.order.stage for p in paid)
+    if had >= most_rounds:
+        raise BudgetError(
+            f"the study has had its {most_rounds} rounds, spare ones included",
+            "the stage ends with the last global model; more rounds are another study",
+        )
 
 
 def _head(lines: list[LedgerLine]) -> str:

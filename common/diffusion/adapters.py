@@ -1,7 +1,7 @@
 """Which few parameters of a pretrained denoiser a private run trains.
 
 Noise grows with the square root of the number of trained parameters and a patient's gradient does not
-(research: about 640 balance at 300 patients and epsilon 8), so under differential privacy a denoiser is
+(`fedvox privacy plan` tells how many parameters balance the two), so under differential privacy a denoiser is
 pretrained on public volumes, frozen, and given small additions:
 
     lora   W + B A of rank r beside the weights of attention and residual blocks (Hu et al. 2022)
@@ -14,38 +14,13 @@ Additions start as no change: the network's output is the same before the first 
 so hooks that watch modules see them.
 """
 
-from typing import Literal
-
 import torch
-from pydantic import PositiveInt, model_validator
 from torch import Tensor, nn
 
+from common.diffusion.config import TrainableConfig
 from common.diffusion.unet import UNetDenoiser
 from common.errors import ConfigError
-from common.frozen import FrozenModel
 from common.initialisation import initialised_from
-
-
-class TrainableConfig(FrozenModel):
-    """The trained part of a denoiser.
-
-    Attributes:
-        kind: One of the five above.
-        rank: Rank of the additions, for ``lora``.
-        where: For ``lora`` and ``film``: part of the names of the layers to adapt; all by default.
-    """
-
-    kind: Literal["lora", "film", "norm", "bias", "all"] = "lora"
-    rank: PositiveInt | None = None
-    where: str = ""
-
-    @model_validator(mode="after")
-    def _sound(self) -> "TrainableConfig":
-        if (self.kind == "lora") != (self.rank is not None):
-            raise ValueError("rank belongs to `kind: lora`, and only to it")
-        if self.where and self.kind not in {"lora", "film"}:
-            raise ValueError("where belongs to `kind: lora` and `kind: film`")
-        return self
 
 
 class LowRank(nn.Module):

@@ -84,6 +84,28 @@ class SamplerConfig(FrozenModel):
     snap_to_codebook: bool = True
 
 
+class TrainableConfig(FrozenModel):
+    """The trained part of a denoiser; see `common.diffusion.adapters`.
+
+    Attributes:
+        kind: ``lora``, ``film``, ``norm``, ``bias`` or ``all``.
+        rank: Rank of the additions, for ``lora``.
+        where: For ``lora`` and ``film``: part of the names of the layers to adapt; all by default.
+    """
+
+    kind: Literal["lora", "film", "norm", "bias", "all"] = "lora"
+    rank: PositiveInt | None = None
+    where: str = ""
+
+    @model_validator(mode="after")
+    def _sound(self) -> "TrainableConfig":
+        if (self.kind == "lora") != (self.rank is not None):
+            raise ValueError("rank belongs to `kind: lora`, and only to it")
+        if self.where and self.kind not in {"lora", "film"}:
+            raise ValueError("where belongs to `kind: lora` and `kind: film`")
+        return self
+
+
 class DiffusionConfig(FrozenModel):
     """Objective, network, condition and sampler of the second stage.
 

@@ -15,8 +15,14 @@ from common.errors import RejectedReportError
 from common.federation.messages import TrainOrder, TrainReport
 
 
-def check_report(report: TrainReport, order: TrainOrder) -> None:
+def check_report(report: TrainReport, order: TrainOrder, private: bool = False) -> None:
     """Raise unless ``report`` answers ``order`` and holds only what may pass.
+
+    Args:
+        report: The report.
+        order: What was asked.
+        private: Whether the stage is trained under differential privacy: then no loss and no time may pass,
+            and the ledger's proof must be there.
 
     Raises:
         RejectedReportError: Names the first thing that is wrong.
@@ -27,6 +33,10 @@ def check_report(report: TrainReport, order: TrainOrder) -> None:
             raise RejectedReportError(f"site {order.site}: {what} is {answered!r}, asked was {asked!r}")
     if not math.isfinite(report.seconds) or report.seconds < 0 or report.steps < 0:
         raise RejectedReportError(f"site {order.site}: steps or seconds out of range")
+    if private and (report.metrics or report.seconds):
+        raise RejectedReportError(f"site {order.site}: a private report holds metrics or a time")
+    if private != (report.ledger is not None):
+        raise RejectedReportError(f"site {order.site}: the ledger's proof is missing, or was not asked for")
     _check_tensors(order.site, report.parameters, order.parameters)
 
 

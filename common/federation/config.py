@@ -2,7 +2,7 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
 from common.frozen import FrozenModel
 
@@ -14,7 +14,7 @@ class TrainingConfig(FrozenModel):
     """One stage's schedule; every number is public.
 
     Attributes:
-        rounds: Rounds R; after each the server aggregates.
+        rounds: Rounds R; after each the server aggregates. 0 where a stage is not trained.
         local_steps: Optimizer steps S that a site makes in a round.
         batch_size: Volumes per step.
         learning_rate: Peak of the learning rate; it rises linearly over the first
@@ -22,7 +22,7 @@ class TrainingConfig(FrozenModel):
         warmup_steps: Steps of the rise.
     """
 
-    rounds: PositiveInt
+    rounds: NonNegativeInt
     local_steps: PositiveInt
     batch_size: PositiveInt = 8
     learning_rate: PositiveFloat = 1e-3

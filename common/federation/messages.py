@@ -28,9 +28,13 @@ class TrainOrder:
         site: Name of the site the order is for.
         stage: Stage to train.
         round_index: Round of the stage, from 1.
-        parameters: Global state to start from, by name.
-        codec_digest: SHA-256 of the frozen codec the latents are made with; empty in the codec stage.
-        codec: The frozen codec itself, sent only to a site that does not hold it yet.
+        parameters: Global state to start from, by name: all that the stage trains, and nothing else.
+        frozen_digest: SHA-256 of what the stage uses and does not train; empty in the codec stage.
+        frozen: Those tensors themselves, sent only to a site that does not hold them yet: ``codec.`` and,
+            where only additions to a public denoiser are trained, ``denoiser.``.
+        run: Identifier of the run.
+        ledger_head: Last head of the site's privacy ledger that the server saw; empty in a study without
+            differential privacy.
     """
 
     study_digest: str
@@ -38,8 +42,25 @@ class TrainOrder:
     stage: Stage
     round_index: int
     parameters: Mapping[str, Tensor]
-    codec_digest: str = ""
-    codec: Mapping[str, Tensor] = field(default_factory=dict)
+    frozen_digest: str = ""
+    frozen: Mapping[str, Tensor] = field(default_factory=dict)
+    run: str = ""
+    ledger_head: str = ""
+
+
+@dataclass(frozen=True)
+class LedgerProof:
+    """That a site's privacy ledger continues the head that the order named.
+
+    Attributes:
+        start: That head.
+        bodies: Digests of the ledger's lines since.
+        head: The head they lead to.
+    """
+
+    start: str
+    bodies: tuple[str, ...]
+    head: str
 
 
 @dataclass(frozen=True)
@@ -53,8 +74,9 @@ class TrainReport:
         round_index: Round of the stage.
         parameters: The trained state, with the order's names, shapes and dtypes.
         steps: Local steps made.
-        seconds: Wall time of the training at the site.
+        seconds: Wall time of the training at the site; 0 under differential privacy.
         metrics: Means over the round, by name; empty under differential privacy.
+        ledger: Under differential privacy, that the round was paid for.
     """
 
     study_digest: str
@@ -65,6 +87,7 @@ class TrainReport:
     steps: int
     seconds: float
     metrics: Mapping[str, float] = field(default_factory=dict)
+    ledger: LedgerProof | None = None
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """Orders and reports as Flower records, and back: the only place that knows both forms.
 
-A record dictionary holds ``parameters`` and ``codec`` (ArrayRecord), ``header`` (ConfigRecord: the
+A record dictionary holds ``parameters`` and ``frozen`` (ArrayRecord), ``header`` (ConfigRecord: the
 scalar fields) and, for a report, ``metrics`` (MetricRecord). bfloat16 has no NumPy form and is
 refused here rather than inside Flower.
 """
@@ -13,7 +13,14 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 from torch import Tensor
 
 from common.errors import ErrorCode, WireError
-from common.federation.messages import FailureReport, Report, Stage, TrainOrder, TrainReport
+from common.federation.messages import (
+    FailureReport,
+    LedgerProof,
+    Report,
+    Stage,
+    TrainOrder,
+    TrainReport,
+)
 
 
 def order_to_records(order: TrainOrder) -> RecordDict:
@@ -21,14 +28,16 @@ def order_to_records(order: TrainOrder) -> RecordDict:
     return RecordDict(
         {
             "parameters": _to_arrays(order.parameters),
-            "codec": _to_arrays(order.codec),
+            "frozen": _to_arrays(order.frozen),
             "header": ConfigRecord(
                 {
                     "study_digest": order.study_digest,
                     "site": order.site,
                     "stage": order.stage.value,
                     "round_index": order.round_index,
-                    "codec_digest": order.codec_digest,
+                    "frozen_digest": order.frozen_digest,
+                    "run": order.run,
+                    "ledger_head": order.ledger_head,
                 }
             ),
         }
@@ -49,8 +58,10 @@ def order_from_records(records: RecordDict) -> TrainOrder:
             stage=Stage(header["stage"]),
             round_index=_integer(header["round_index"]),
             parameters=_from_arrays(records.array_records["parameters"]),
-            codec_digest=str(header["codec_digest"]),
-            codec=_from_arrays(records.array_records["codec"]),
+            frozen_digest=str(header["frozen_digest"]),
+            frozen=_from_arrays(records.array_records["frozen"]),
+            run=str(header["run"]),
+            ledger_head=str(header["ledger_head"]),
         )
     except (KeyError, ValueError, TypeError) as error:
         raise WireError(f"not a train order: {error}", "compare fedvox versions of server and site") from None
@@ -71,6 +82,7 @@ def report_to_records(report: Report) -> RecordDict:
                     "round_index": report.round_index,
                     "steps": report.steps,
                     "seconds": report.seconds,
+                    **_ledger_fields(report.ledger),
                 }
             ),
             "metrics": MetricRecord({name: float(value) for name, value in report.metrics.items()}),
@@ -97,6 +109,7 @@ def report_from_records(records: RecordDict) -> Report:
             steps=_integer(header["steps"]),
             seconds=_number(header["seconds"]),
             metrics={name: _number(value) for name, value in records.metric_records["metrics"].items()},
+            ledger=_ledger_proof(header),
         )
     except (KeyError, ValueError, TypeError) as error:
         raise WireError(
@@ -107,6 +120,21 @@ def report_from_records(records: RecordDict) -> Report:
 def num_bytes(records: RecordDict) -> int:
     """Return the bytes of all arrays in ``records``, which is what travels but for a small header."""
     return sum(array.numpy().nbytes for record in records.array_records.values() for array in record.values())
+
+
+def _ledger_fields(proof: LedgerProof | None) -> dict[str, str | list[str]]:
+    if proof is None:
+        return {}
+    return {"ledger_start": proof.start, "ledger_bodies": list(proof.bodies), "ledger_head": proof.head}
+
+
+def _ledger_proof(header: ConfigRecord) -> LedgerProof | None:
+    if "ledger_head" not in header:
+        return None
+    bodies = header["ledger_bodies"]
+    if not isinstance(bodies, list):
+        raise TypeError("the ledger's proof is no list")
+    return LedgerProof(str(header["ledger_start"]), tuple(map(str, bodies)), str(header["ledger_head"]))
 
 
 def _to_arrays(tensors: Mapping[str, Tensor]) -> ArrayRecord:

@@ -8,9 +8,7 @@ from client.site_config import Compute
 from experiments.baselines.arms import Arm
 from experiments.in_process import InProcessTransport
 from experiments.simulate import check_sites
-from server.checkpoint import CheckpointStore
-from server.events import EventLog
-from server.rounds import run_study
+from server.rounds import RunRecords, run_study
 from server.run_folder import RunFolder
 from server.state import GlobalState
 
@@ -48,5 +46,4 @@ def train_arm(arm: Arm, data: Path, split: Path, folder: Path, compute: Compute)
     digests = {name: dataset.digest for name, dataset in datasets.items()}
     run = RunFolder.create_or_resume(folder, arm.study, source={"sites": digests})
     transport = InProcessTransport({name: Site(config, arm.study) for name, config in configs.items()})
-    store = CheckpointStore(run.checkpoints, arm.study.digest)
-    return TrainedArm(arm, run_study(arm.study, transport, store, EventLog(run.events)), run)
+    return TrainedArm(arm, run_study(arm.study, transport, RunRecords.of(run)), run)

@@ -1,6 +1,7 @@
 """The ledger never forgets a spend: closed form of its chain, faults, crashes, rollback, forks, budgets."""
 
 import contextlib
+import dataclasses
 import hashlib
 import json
 import multiprocessing
@@ -32,6 +33,7 @@ from common.privacy.ledger_format import (
 from server.ledger_heads import LedgerHeads
 
 LAX = Budget(epsilon=1000, delta=1e-5)
+MOST_ROUNDS = 1000
 NOW = datetime(2026, 11, 25, tzinfo=UTC)
 
 
@@ -63,10 +65,10 @@ def test_the_chain_is_sha256_of_head_and_body():
 
 def test_everything_reserved_adds_up_whatever_study_patients_or_answer(tmp_path):
     ledger = Ledger.create(tmp_path / "ledger")
-    ledger.reserve(reserve(order(1), steps=2), LAX)
+    ledger.reserve(reserve(order(1), steps=2), LAX, MOST_ROUNDS)
     ledger.commit(order(1), b"reply")
-    ledger.reserve(reserve(order(2, run="other"), steps=3, patients="e"), LAX)
-    ledger.reserve(reserve(order(3), steps=5, noise=6.0), LAX)
+    ledger.reserve(reserve(order(2, run="other"), steps=3, patients="e"), LAX, MOST_ROUNDS)
+    ledger.reserve(reserve(order(3), steps=5, noise=6.0), LAX, MOST_ROUNDS)
     expected = [
         SampledGaussian(sampling_rate=0.1, noise_multiplier=4.0, steps=5),
         SampledGaussian(sampling_rate=0.1, noise_multiplier=6.0, steps=5),
@@ -78,18 +80,18 @@ def test_everything_reserved_adds_up_whatever_study_patients_or_answer(tmp_path)
 def test_an_order_that_would_pass_the_cap_is_refused_and_writes_nothing(tmp_path):
     ledger = Ledger.create(tmp_path / "ledger")
     budget = Budget(epsilon=epsilon([reserve(steps=4).event], 1e-5) + 1e-9, delta=1e-5)
-    ledger.reserve(reserve(order(1)), budget)
-    ledger.reserve(reserve(order(2)), budget)
+    ledger.reserve(reserve(order(1)), budget, MOST_ROUNDS)
+    ledger.reserve(reserve(order(2)), budget, MOST_ROUNDS)
     before = (tmp_path / "ledger" / "ledger.jsonl").read_bytes()
     with pytest.raises(BudgetError, match="above the cap"):
-        ledger.reserve(reserve(order(3)), budget)
+        ledger.reserve(reserve(order(3)), budget, MOST_ROUNDS)
     assert (tmp_path / "ledger" / "ledger.jsonl").read_bytes() == before
 
 
 def test_the_same_order_gets_the_stored_bytes_and_costs_nothing(tmp_path):
     ledger = Ledger.create(tmp_path / "ledger")
     assert ledger.stored_reply(order()) is None
-    ledger.reserve(reserve(), LAX)
+    ledger.reserve(reserve(), LAX, MOST_ROUNDS)
     assert ledger.stored_reply(order()) is None
     ledger.commit(order(), b"noised weights")
     spent = ledger.spent(1e-5)
@@ -102,15 +104,15 @@ def test_the_same_order_gets_the_stored_bytes_and_costs_nothing(tmp_path):
 
 def test_a_round_computed_again_is_charged_again(tmp_path):
     ledger = Ledger.create(tmp_path / "ledger")
-    ledger.reserve(reserve(), LAX)
+    ledger.reserve(reserve(), LAX, MOST_ROUNDS)
     once = ledger.spent(1e-5)
-    ledger.reserve(reserve(), LAX)
+    ledger.reserve(reserve(), LAX, MOST_ROUNDS)
     assert ledger.spent(1e-5) > once
 
 
 def test_a_reply_that_was_not_paid_for_is_refused(tmp_path):
     ledger = Ledger.create(tmp_path / "ledger")
-    ledger.reserve(reserve(order(1)), LAX)
+    ledger.reserve(reserve(order(1)), LAX, MOST_ROUNDS)
     with pytest.raises(LedgerError, match="not paid for"):
         ledger.commit(order(2), b"reply")
     assert not list((tmp_path / "ledger" / "replies").iterdir())
@@ -118,7 +120,7 @@ def test_a_reply_that_was_not_paid_for_is_refused(tmp_path):
 
 def test_an_altered_reply_is_not_sent(tmp_path):
     ledger = Ledger.create(tmp_path / "ledger")
-    ledger.reserve(reserve(), LAX)
+    ledger.reserve(reserve(), LAX, MOST_ROUNDS)
     ledger.commit(order(), b"reply")
     (tmp_path / "ledger" / "replies" / order().digest).write_bytes(b"REPLY")
     with pytest.raises(LedgerError, match="altered"):
@@ -130,7 +132,7 @@ def three_lines(tmp_path_factory) -> bytes:
     folder = tmp_path_factory.mktemp("three")
     ledger = Ledger.create(folder)
     for index in (1, 2, 3):
-        ledger.reserve(reserve(order(index)), LAX)
+        ledger.reserve(reserve(order(index)), LAX, MOST_ROUNDS)
     return (folder / "ledger.jsonl").read_bytes()
 
 
@@ -154,7 +156,7 @@ def test_no_byte_of_a_ledger_can_be_changed_unseen(data, three_lines, tmp_path_f
 def test_a_line_taken_out_twice_or_moved_is_seen(tmp_path, kept):
     ledger = Ledger.create(tmp_path / "ledger")
     for index in (1, 2, 3):
-        ledger.reserve(reserve(order(index)), LAX)
+        ledger.reserve(reserve(order(index)), LAX, MOST_ROUNDS)
     path = tmp_path / "ledger" / "ledger.jsonl"
     lines = path.read_text().splitlines(keepends=True)
     path.write_text("".join(lines[i] for i in kept))
@@ -164,17 +166,17 @@ def test_a_line_taken_out_twice_or_moved_is_seen(tmp_path, kept):
 
 def test_a_line_without_its_end_was_never_relied_on_and_is_cut_off(tmp_path):
     ledger = Ledger.create(tmp_path / "ledger")
-    ledger.reserve(reserve(order(1)), LAX)
+    ledger.reserve(reserve(order(1)), LAX, MOST_ROUNDS)
     whole = (tmp_path / "ledger" / "ledger.jsonl").read_bytes()
     with (tmp_path / "ledger" / "ledger.jsonl").open("ab") as file:
         file.write(whole[: len(whole) // 2])
-    ledger.reserve(reserve(order(2)), LAX)  # the same process, without a restart
+    ledger.reserve(reserve(order(2)), LAX, MOST_ROUNDS)  # the same process, without a restart
     assert len(Ledger(tmp_path / "ledger").entries()) == 2
 
 
 def test_a_full_disk_reserves_nothing_and_leaves_the_chain_whole(tmp_path, monkeypatch):
     ledger = Ledger.create(tmp_path / "ledger")
-    ledger.reserve(reserve(order(1)), LAX)
+    ledger.reserve(reserve(order(1)), LAX, MOST_ROUNDS)
     real = os.fsync
 
     def full(_):
@@ -182,16 +184,16 @@ def test_a_full_disk_reserves_nothing_and_leaves_the_chain_whole(tmp_path, monke
 
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(ArtifactError, match="No space left"):
-        ledger.reserve(reserve(order(2)), LAX)
+        ledger.reserve(reserve(order(2)), LAX, MOST_ROUNDS)
     monkeypatch.setattr(os, "fsync", real)
     assert len(Ledger(tmp_path / "ledger").entries()) == 1
 
 
 def test_a_ledger_rolled_back_behind_an_acknowledged_head_refuses_to_start(tmp_path):
     ledger = Ledger.create(tmp_path / "now")
-    ledger.reserve(reserve(order(1)), LAX)
+    ledger.reserve(reserve(order(1)), LAX, MOST_ROUNDS)
     old = (tmp_path / "now" / "ledger.jsonl").read_bytes()
-    ledger.reserve(reserve(order(2)), LAX)
+    ledger.reserve(reserve(order(2)), LAX, MOST_ROUNDS)
     ledger.acknowledge(ledger.head)
     Ledger(tmp_path / "now")
     (tmp_path / "now" / "ledger.jsonl").write_bytes(old)
@@ -206,16 +208,16 @@ def test_a_head_that_is_not_the_ledgers_own_cannot_be_acknowledged(tmp_path):
 
 def test_a_last_line_that_only_lacks_its_end_still_counts(tmp_path):
     ledger = Ledger.create(tmp_path / "ledger")
-    ledger.reserve(reserve(order(1)), LAX)
+    ledger.reserve(reserve(order(1)), LAX, MOST_ROUNDS)
     path = tmp_path / "ledger" / "ledger.jsonl"
     path.write_bytes(path.read_bytes().rstrip(b"\n"))
-    ledger.reserve(reserve(order(2)), LAX)
+    ledger.reserve(reserve(order(2)), LAX, MOST_ROUNDS)
     assert len(Ledger(tmp_path / "ledger").entries()) == 2
 
 
 def test_a_half_written_acknowledgement_does_not_stop_the_site(tmp_path):
     ledger = Ledger.create(tmp_path / "ledger")
-    ledger.reserve(reserve(), LAX)
+    ledger.reserve(reserve(), LAX, MOST_ROUNDS)
     ledger.acknowledge(ledger.head)
     with (tmp_path / "ledger" / "heads.jsonl").open("ab") as file:
         file.write(b'{"head": "ab')
@@ -224,14 +226,14 @@ def test_a_half_written_acknowledgement_does_not_stop_the_site(tmp_path):
 
 def test_a_ledger_rolled_back_under_a_running_process_takes_no_reservation(tmp_path):
     ledger = Ledger.create(tmp_path / "ledger")
-    ledger.reserve(reserve(order(1)), LAX)
+    ledger.reserve(reserve(order(1)), LAX, MOST_ROUNDS)
     path = tmp_path / "ledger" / "ledger.jsonl"
     old = path.read_bytes()
-    ledger.reserve(reserve(order(2)), LAX)
+    ledger.reserve(reserve(order(2)), LAX, MOST_ROUNDS)
     ledger.acknowledge(ledger.head)
     path.write_bytes(old)
     with pytest.raises(LedgerError, match="acknowledged"):
-        ledger.reserve(reserve(order(3)), LAX)
+        ledger.reserve(reserve(order(3)), LAX, MOST_ROUNDS)
 
 
 def test_a_missing_folder_is_no_fresh_budget_and_a_ledger_is_not_created_twice(tmp_path):
@@ -258,7 +260,7 @@ def test_everything_is_on_the_disk_in_order_before_anything_rests_on_it(tmp_path
         real(descriptor)
 
     monkeypatch.setattr(os, "fsync", recording)
-    ledger.reserve(reserve(), LAX)
+    ledger.reserve(reserve(), LAX, MOST_ROUNDS)
     assert flushed == ["ledger.jsonl", "ledger"]
     flushed.clear()
     ledger.commit(order(), b"reply")
@@ -272,78 +274,79 @@ def test_everything_is_on_the_disk_in_order_before_anything_rests_on_it(tmp_path
 def report(heads: LedgerHeads, ledger: Ledger) -> None:
     """What a site does with a private report: prove that the ledger continues what the server saw."""
     start = heads.last("site")
-    heads.accept("site", start, *ledger.proof_from(start))
+    heads.accept("site", ledger.proof_from(start))
 
 
 def test_the_server_follows_a_ledger_and_a_lost_acknowledgement_is_no_error(tmp_path):
     heads, ledger = LedgerHeads(tmp_path / "heads.json"), Ledger.create(tmp_path / "site")
     for index in (1, 2, 3):
-        ledger.reserve(reserve(order(index)), LAX)
+        ledger.reserve(reserve(order(index)), LAX, MOST_ROUNDS)
         start = heads.last("site")
-        heads.accept("site", start, *ledger.proof_from(start))
-        heads.accept("site", start, *ledger.proof_from(start))  # sent twice
-    bodies, head = ledger.proof_from(GENESIS)
-    assert LedgerHeads(tmp_path / "heads.json").last("site") == head == chain_head(GENESIS, bodies)
+        heads.accept("site", ledger.proof_from(start))
+        heads.accept("site", ledger.proof_from(start))  # sent twice
+    proof = ledger.proof_from(GENESIS)
+    last = LedgerHeads(tmp_path / "heads.json").last("site")
+    assert last == proof.head == chain_head(GENESIS, proof.bodies)
 
 
 def test_a_site_restored_from_an_old_snapshot_is_refused_on_both_ends(tmp_path):
     heads, ledger = LedgerHeads(tmp_path / "heads.json"), Ledger.create(tmp_path / "site")
-    ledger.reserve(reserve(order(1)), LAX)
+    ledger.reserve(reserve(order(1)), LAX, MOST_ROUNDS)
     report(heads, ledger)
     shutil.copytree(tmp_path / "site", tmp_path / "snapshot")
-    ledger.reserve(reserve(order(2)), LAX)
+    ledger.reserve(reserve(order(2)), LAX, MOST_ROUNDS)
     report(heads, ledger)
     restored = Ledger(tmp_path / "snapshot")
-    restored.reserve(reserve(order(2), noise=50.0), LAX)
+    restored.reserve(reserve(order(2), noise=50.0), LAX, MOST_ROUNDS)
     with pytest.raises(LedgerError, match="last head"):
         report(heads, restored)
 
 
 def test_reports_that_come_late_or_in_another_order_are_no_fork(tmp_path):
     heads, ledger = LedgerHeads(tmp_path / "heads.json"), Ledger.create(tmp_path / "site")
-    ledger.reserve(reserve(order(1)), LAX)
+    ledger.reserve(reserve(order(1)), LAX, MOST_ROUNDS)
     first = ledger.proof_from(GENESIS)
-    ledger.reserve(reserve(order(2)), LAX)
+    ledger.reserve(reserve(order(2)), LAX, MOST_ROUNDS)
     second = ledger.proof_from(GENESIS)
-    heads.accept("site", GENESIS, *second)
-    heads.accept("site", GENESIS, *first)
-    assert heads.last("site") == second[1]
+    heads.accept("site", second)
+    heads.accept("site", first)
+    assert heads.last("site") == second.head
     other = LedgerHeads(tmp_path / "other.json")
-    other.accept("site", GENESIS, *first)
-    other.accept("site", GENESIS, *second)
-    assert other.last("site") == second[1]
+    other.accept("site", first)
+    other.accept("site", second)
+    assert other.last("site") == second.head
 
 
 def test_a_report_without_a_line_of_its_own_is_refused(tmp_path):
     heads, ledger = LedgerHeads(tmp_path / "heads.json"), Ledger.create(tmp_path / "site")
-    ledger.reserve(reserve(), LAX)
+    ledger.reserve(reserve(), LAX, MOST_ROUNDS)
     report(heads, ledger)
     with pytest.raises(LedgerError, match="does not lead"):
-        heads.accept("site", heads.last("site"), [], heads.last("site"))
+        heads.accept("site", ledger.proof_from(heads.last("site")))
 
 
 def test_two_successors_of_one_head_are_a_fork_and_both_are_refused(tmp_path):
     heads, ledger = LedgerHeads(tmp_path / "heads.json"), Ledger.create(tmp_path / "site")
-    ledger.reserve(reserve(order(1)), LAX)
+    ledger.reserve(reserve(order(1)), LAX, MOST_ROUNDS)
     report(heads, ledger)
     seen = heads.last("site")
     shutil.copytree(tmp_path / "site", tmp_path / "copy")
     copy = Ledger(tmp_path / "copy")
-    ledger.reserve(reserve(order(2)), LAX)
-    copy.reserve(reserve(order(2, run="elsewhere")), LAX)
+    ledger.reserve(reserve(order(2)), LAX, MOST_ROUNDS)
+    copy.reserve(reserve(order(2, run="elsewhere")), LAX, MOST_ROUNDS)
     report(heads, ledger)
     with pytest.raises(LedgerError, match="forked"):
-        heads.accept("site", seen, *copy.proof_from(seen))
-    ledger.reserve(reserve(order(3)), LAX)
+        heads.accept("site", copy.proof_from(seen))
+    ledger.reserve(reserve(order(3)), LAX, MOST_ROUNDS)
     with pytest.raises(LedgerError, match="forked before"):
         report(LedgerHeads(tmp_path / "heads.json"), ledger)
 
 
 def test_a_proof_that_leads_elsewhere_is_refused(tmp_path):
     heads, ledger = LedgerHeads(tmp_path / "heads.json"), Ledger.create(tmp_path / "site")
-    ledger.reserve(reserve(), LAX)
+    ledger.reserve(reserve(), LAX, MOST_ROUNDS)
     with pytest.raises(LedgerError, match="does not lead"):
-        heads.accept("site", GENESIS, ledger.proof_from(GENESIS)[0], "f" * 64)
+        heads.accept("site", dataclasses.replace(ledger.proof_from(GENESIS), head="f" * 64))
 
 
 def _work(folder: Path, sent: Path, seed: int) -> None:
@@ -352,7 +355,7 @@ def _work(folder: Path, sent: Path, seed: int) -> None:
     while True:
         key = order(source.randrange(1, 40))
         if ledger.stored_reply(key) is None:
-            ledger.reserve(reserve(key, steps=1), LAX)
+            ledger.reserve(reserve(key, steps=1), LAX, MOST_ROUNDS)
             ledger.commit(key, f"{os.getpid()}-{key.round_index}".encode())
         reply = ledger.stored_reply(key) or b""
         with sent.open("ab") as file:
@@ -381,3 +384,32 @@ def test_a_kill_at_any_moment_never_lowers_the_ledger_below_what_left(tmp_path, 
         spent = steps
     assert spent > 10
     assert len(set(left)) > 5
+
+
+def test_the_answer_to_an_old_order_proves_its_own_reservation_again(tmp_path):
+    heads, ledger = LedgerHeads(tmp_path / "heads.json"), Ledger.create(tmp_path / "site")
+    for index in (1, 2):
+        ledger.reserve(reserve(order(index)), LAX, MOST_ROUNDS)
+        report(heads, ledger)
+    heads.accept("site", ledger.proof_from(heads.last("site"), order(1)))
+    assert ledger.proof_from(heads.last("site"), order(1)).start == GENESIS
+    assert heads.last("site") == ledger.head
+
+
+def test_a_study_has_the_rounds_that_it_pays_for_whatever_its_runs_are_called(tmp_path):
+    ledger = Ledger.create(tmp_path / "site")
+    ledger.reserve(reserve(order(1)), LAX, 2)
+    ledger.reserve(reserve(order(1, run="renamed")), LAX, 2)
+    with pytest.raises(BudgetError, match="has had its 2 rounds"):
+        ledger.reserve(reserve(order(2)), LAX, 2)
+    assert len(ledger.entries()) == 2
+
+
+def test_the_fingerprint_of_a_patient_set_is_keyed_and_ignores_order(tmp_path):
+    one, other = Ledger.create(tmp_path / "one"), Ledger.create(tmp_path / "other")
+    assert one.fingerprint_of(["b", "a", "a"]) == one.fingerprint_of(["a", "b"])
+    assert one.fingerprint_of(["a", "b"]) != one.fingerprint_of(["a", "b", "c"])
+    assert one.fingerprint_of(["a", "b"]) != other.fingerprint_of(["a", "b"])
+    (tmp_path / "one" / "key").unlink()
+    with pytest.raises(LedgerError, match="key is missing"):
+        one.fingerprint_of(["a"])

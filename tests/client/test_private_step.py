@@ -15,8 +15,8 @@ from client.private.gradient_engines import (
 from client.private.noise import GRID
 from client.private.private_step import PrivateStep, clip_and_sum
 from client.private.secret_stream import RoundSecret
-from common.diffusion.adapters import TrainableConfig, adapt
-from common.diffusion.config import ConditionConfig, DenoiserConfig, DiffusionConfig
+from common.diffusion.adapters import adapt
+from common.diffusion.config import ConditionConfig, DenoiserConfig, DiffusionConfig, TrainableConfig
 from common.diffusion.objective import Draws, make_objective
 from common.diffusion.unet import UNetDenoiser, initial_denoiser_state, load_denoiser
 from common.errors import PrivacyError

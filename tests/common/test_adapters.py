@@ -1,8 +1,8 @@
 import pytest
 import torch
 
-from common.diffusion.adapters import TrainableConfig, adapt
-from common.diffusion.config import DenoiserConfig
+from common.diffusion.adapters import adapt
+from common.diffusion.config import DenoiserConfig, TrainableConfig
 from common.diffusion.unet import UNetDenoiser, initial_denoiser_state, load_denoiser
 from common.errors import ConfigError
 from common.frozen import parse

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from common.errors import ErrorCode, RejectedReportError, WireError
 from common.federation.allow_list import check_report
-from common.federation.messages import FailureReport, Stage, TrainOrder, TrainReport
+from common.federation.messages import FailureReport, LedgerProof, Stage, TrainOrder, TrainReport
 from common.federation.wire import (
     num_bytes,
     order_from_records,
@@ -33,7 +33,9 @@ def tensors(draw):
 
 
 def order(parameters):
-    return TrainOrder("d" * 64, "a", Stage.CODEC, 2, parameters, "c" * 64, {"e": torch.ones(2)})
+    return TrainOrder(
+        "d" * 64, "a", Stage.CODEC, 2, parameters, "c" * 64, {"e": torch.ones(2)}, "run", "h" * 64
+    )
 
 
 def report(parameters, **changes):
@@ -53,15 +55,18 @@ def test_an_order_survives_the_wire(parameters):
     sent = order(parameters)
     received = order_from_records(order_to_records(sent))
     assert_equal_tensors(received.parameters, sent.parameters)
-    assert_equal_tensors(received.codec, sent.codec)
-    assert dataclasses.replace(received, parameters={}, codec={}) == dataclasses.replace(
-        sent, parameters={}, codec={}
+    assert_equal_tensors(received.frozen, sent.frozen)
+    assert dataclasses.replace(received, parameters={}, frozen={}) == dataclasses.replace(
+        sent, parameters={}, frozen={}
     )
 
 
-@given(tensors())
-def test_a_report_survives_the_wire(parameters):
-    sent = report(parameters)
+PROOF = LedgerProof("s" * 64, ("b" * 64, "c" * 64), "h" * 64)
+
+
+@given(tensors(), st.sampled_from([None, PROOF]))
+def test_a_report_survives_the_wire(parameters, proof):
+    sent = report(parameters, ledger=proof)
     received = report_from_records(report_to_records(sent))
     assert_equal_tensors(received.parameters, sent.parameters)
     assert dataclasses.replace(received, parameters={}) == dataclasses.replace(sent, parameters={})
@@ -114,3 +119,26 @@ def test_the_allow_list_refuses_by_name(change, message):
     check_report(report(GOOD), order(GOOD))
     with pytest.raises(RejectedReportError, match=message):
         check_report(report(GOOD, **change) if "parameters" not in change else report(**change), order(GOOD))
+
+
+PRIVATE = {"metrics": {}, "seconds": 0.0, "ledger": PROOF}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"metrics": {"loss": 0.5}}, "holds metrics or a time"),
+        ({"seconds": 1.0}, "holds metrics or a time"),
+        ({"ledger": None}, "proof is missing"),
+        ({"parameters": {**GOOD, "x": torch.ones(1)}}, r"not asked for \['x'\]"),
+    ],
+)
+def test_a_private_report_may_hold_less(change, message):
+    check_report(report(GOOD, **PRIVATE), order(GOOD), private=True)
+    with pytest.raises(RejectedReportError, match=message):
+        check_report(dataclasses.replace(report(GOOD, **PRIVATE), **change), order(GOOD), private=True)
+
+
+def test_a_report_that_was_not_asked_for_a_proof_may_not_bring_one():
+    with pytest.raises(RejectedReportError, match="was not asked for"):
+        check_report(report(GOOD, ledger=PROOF), order(GOOD))

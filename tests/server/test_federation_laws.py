@@ -13,6 +13,7 @@ from common.errors import ErrorCode, QuorumError
 from common.federation.learning_rate import learning_rate_at
 from common.federation.messages import FailureReport, Stage
 from common.federation.seeds import seeded_generator
+from server.collect import Collector
 from server.state import initial_state
 from server.transport import Exchange
 
@@ -218,15 +219,14 @@ def test_a_site_that_lost_the_codec_asks_for_it_and_gets_it(tmp_path, data):
             shutil.rmtree(tmp_path / "run" / "sites" / "a" / "latents")
 
     assert_same(whole, federation.run(after_round=lose))
-    assert "E_NEED_CODEC" in federation.log.path.read_text()
+    assert "E_NEED_FROZEN" in federation.log.path.read_text()
 
 
 def test_an_order_of_another_study_is_refused_with_a_code(tmp_path, data):
-    from server.rounds import make_orders
-
     federation = Federation(tmp_path / "run", small_study(("a",)), {"a": data["a"]})
     other = small_study(("a",), seed=9)
-    order = make_orders(other, initial_state(other), ["a"], set())["a"]
+    collector = Collector(other, federation.transport, federation.log, "run", federation.heads)
+    order = collector.orders(initial_state(other), ["a"])["a"]
     assert federation.sites["a"].execute(order) == FailureReport("a", ErrorCode.CONFIG)
 
 

@@ -29,18 +29,6 @@ def test_other_code_does_not_go_on_with_a_run(tmp_path, monkeypatch):
     assert RunFolder.open(tmp_path / "run").study() == small_study()  # it can still be looked at
 
 
-def test_the_code_digest_changes_with_any_file_and_with_nothing_else(tmp_path, monkeypatch):
-    for name in run_folder.CODE:
-        (tmp_path / name).mkdir()
-        (tmp_path / name / "module.py").write_text("x = 1\n")
-    monkeypatch.setattr(run_folder, "__file__", str(tmp_path / "server" / "run_folder.py"))
-    first = run_folder.code_digest()
-    (tmp_path / "common" / "notes.txt").write_text("not code")
-    assert run_folder.code_digest() == first
-    (tmp_path / "client" / "module.py").write_text("x = 2\n")
-    assert run_folder.code_digest() != first
-
-
 def test_a_start_that_was_killed_before_its_record_starts_again(tmp_path):
     folder = make(tmp_path / "run")
     (folder.path / RUN_FILE).unlink()

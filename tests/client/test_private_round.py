@@ -1,0 +1,218 @@
+"""The private round on the real site: paid first, said little, answered once."""
+
+import dataclasses
+import logging
+
+import pytest
+import torch
+
+from client import private_round
+from client.policy import Policy
+from client.private.ledger import Ledger
+from client.site import Site
+from common.errors import ConfigError, ErrorCode
+from common.federation.messages import FailureReport, Stage, TrainReport
+from common.privacy.accountant import epsilon
+from common.privacy.ledger_format import GENESIS, Commit, Reserve
+from server.collect import Collector
+from server.state import start_from_public
+from tests.small_federation import PRIVATE, Federation, private_study, public_state, write_volumes
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("data")
+    return {name: write_volumes(folder / name, 4, seed) for seed, name in enumerate("ab", start=1)}
+
+
+@pytest.fixture(scope="module")
+def public():
+    return public_state()
+
+
+@pytest.fixture
+def federation(tmp_path, data, public):
+    return opened(tmp_path / "run", private_study(public), data, public)
+
+
+def opened(folder, study, data, public):
+    made = Federation(folder, study, {name: data[name] for name in study.federation.sites})
+    made.store.save(start_from_public(public, study))
+    return made
+
+
+def order_to_a(federation, state=None, **changes):
+    collector = Collector(
+        federation.study, federation.transport, federation.log, "small-run", federation.heads
+    )
+    order = collector.orders(state or federation.store.load_newest(), ["a"])["a"]
+    return dataclasses.replace(order, **changes)
+
+
+def ledger_of(federation, name="a") -> Ledger:
+    return Ledger(federation.sites[name].config.policy.ledger)
+
+
+def test_a_reply_holds_the_trained_tensors_a_proof_and_nothing_else(federation):
+    order = order_to_a(federation)
+    reply = federation.sites["a"].execute(order)
+    assert isinstance(reply, TrainReport)
+    assert reply.parameters.keys() == order.parameters.keys()
+    assert all(".up." in name or ".down." in name for name in reply.parameters)
+    assert (reply.metrics, reply.seconds, reply.steps) == ({}, 0.0, 2)
+    assert reply.ledger is not None
+    assert reply.ledger.start == GENESIS
+    assert len(reply.ledger.bodies) == 2  # RESERVE and COMMIT
+    moved = [not torch.equal(reply.parameters[name], order.parameters[name]) for name in order.parameters]
+    assert all(moved)
+
+
+def test_the_reservation_says_what_is_run(federation):
+    federation.sites["a"].execute(order_to_a(federation))
+    reserve, commit = ledger_of(federation).entries()
+    assert isinstance(reserve, Reserve)
+    assert isinstance(commit, Commit)
+    plan = federation.study.private_plan
+    assert reserve.event == plan.event_of(1)
+    assert (reserve.event.sampling_rate, reserve.event.noise_multiplier, reserve.event.steps) == (0.5, 3.0, 2)
+    assert reserve.clip_norm == plan.clip_norm
+    assert reserve.study == federation.study.digest
+    assert (reserve.order.run, reserve.order.stage, reserve.order.round_index) == (
+        "small-run",
+        "diffusion",
+        1,
+    )
+
+
+def test_the_same_order_gets_the_same_bytes_also_from_another_process_and_is_not_charged(federation):
+    order = order_to_a(federation)
+    first = federation.sites["a"].execute(order)
+    spent = ledger_of(federation).spent(1e-5)
+    restarted = Site(federation.sites["a"].config, federation.study, on_step=lambda *_: None)
+    again = restarted.execute(order)
+    assert first.parameters.keys() == again.parameters.keys()
+    assert all(torch.equal(first.parameters[n], again.parameters[n]) for n in first.parameters)
+    assert (
+        ledger_of(federation).spent(1e-5)
+        == spent
+        == epsilon([federation.study.private_plan.event_of(1)], 1e-5)
+    )
+
+
+def test_an_order_from_another_model_is_another_order_with_other_noise(federation):
+    order = order_to_a(federation)
+    changed = {n: t + 1e-7 * (n == next(iter(order.parameters))) for n, t in order.parameters.items()}
+    first = federation.sites["a"].execute(order)
+    second = federation.sites["a"].execute(dataclasses.replace(order, parameters=changed))
+    assert len([e for e in ledger_of(federation).entries() if isinstance(e, Reserve)]) == 2
+    name = next(n for n in order.parameters if ".up." in n)
+    assert not torch.equal(first.parameters[name], second.parameters[name])
+
+
+def test_nothing_of_a_patient_is_read_before_the_reservation(federation, monkeypatch):
+    site = federation.sites["a"]
+    seen = []
+
+    def watch(*args, **kwargs):
+        seen.append([type(entry).__name__ for entry in ledger_of(federation).entries()])
+        raise RuntimeError("patient SECRET-7 could not be read")
+
+    monkeypatch.setattr("client.latent_store.LatentStore.latents", watch)
+    assert site.execute(order_to_a(federation)) == FailureReport("a", ErrorCode.INTERNAL)
+    assert seen == [["Reserve"]]
+
+
+@pytest.mark.parametrize(
+    ("fault", "told"),
+    [
+        (OSError(28, "full"), ErrorCode.INTERNAL),
+        (torch.OutOfMemoryError("memory"), ErrorCode.INTERNAL),
+        (ValueError("volume of SECRET-7"), ErrorCode.INTERNAL),
+        (ConfigError("a setting"), ErrorCode.CONFIG),
+    ],
+)
+def test_what_patients_can_decide_has_one_code(federation, monkeypatch, fault, told):
+    def fail(*args, **kwargs):
+        raise fault
+
+    monkeypatch.setattr("client.latent_store.LatentStore.latents", fail)
+    assert federation.sites["a"].execute(order_to_a(federation)) == FailureReport("a", told)
+
+
+def test_a_round_that_is_lost_after_its_reservation_stays_charged(federation, monkeypatch):
+    site, order = federation.sites["a"], order_to_a(federation)
+    with monkeypatch.context() as context:
+        context.setattr(private_round, "report_to_bytes", lambda _: 1 / 0)
+        assert site.execute(order) == FailureReport("a", ErrorCode.INTERNAL)
+    assert isinstance(site.execute(order), TrainReport)
+    plan = federation.study.private_plan
+    assert ledger_of(federation).spent(1e-5) == epsilon([plan.event_of(2)], 1e-5)
+
+
+def test_rounds_beyond_those_the_study_pays_for_are_refused(federation, monkeypatch):
+    site, order = federation.sites["a"], order_to_a(federation)
+    with monkeypatch.context() as context:
+        context.setattr(private_round, "report_to_bytes", lambda _: 1 / 0)
+        for _ in range(2 + PRIVATE["spare_rounds"]):
+            assert site.execute(order) == FailureReport("a", ErrorCode.INTERNAL)
+    assert site.execute(order) == FailureReport("a", ErrorCode.BUDGET)
+    # A new name of the run does not buy the study another set of rounds.
+    renamed = dataclasses.replace(order, run="another-run")
+    assert site.execute(renamed) == FailureReport("a", ErrorCode.BUDGET)
+
+
+def policy_of(federation, **changes):
+    return federation.sites["a"].config.policy.model_copy(update=changes)
+
+
+@pytest.mark.parametrize(
+    "changes", [{"epsilon": None, "ledger": None}, {"epsilon": 1.0}], ids=["no cap", "a lower cap"]
+)
+def test_a_policy_that_does_not_allow_the_study_is_kept(federation, changes, caplog):
+    config = federation.sites["a"].config.model_copy(update={"policy": policy_of(federation, **changes)})
+    site = Site(config, federation.study, on_step=lambda *_: None)
+    with caplog.at_level(logging.ERROR, "fedvox.site"):
+        assert site.execute(order_to_a(federation)) == FailureReport("a", ErrorCode.CONFIG)
+    assert "policy" in caplog.text
+    assert ledger_of(federation).entries() == []
+
+
+def test_a_site_that_requires_privacy_refuses_a_study_without(tmp_path, data):
+    from tests.small_federation import small_study
+
+    study = small_study(("a",))
+    federation = Federation(tmp_path / "run", study, {"a": data["a"]})
+    config = federation.sites["a"].config.model_copy(update={"policy": Policy(require_privacy=True)})
+    from server.state import initial_state
+
+    order = order_to_a(federation, initial_state(study))
+    assert Site(config, study).execute(order) == FailureReport("a", ErrorCode.CONFIG)
+
+
+def test_a_private_study_has_no_codec_stage_whatever_the_server_asks(federation):
+    order = order_to_a(federation, stage=Stage.CODEC)
+    assert federation.sites["a"].execute(order) == FailureReport("a", ErrorCode.CONFIG)
+    assert ledger_of(federation).entries() == []
+
+
+def test_a_head_that_the_ledger_never_had_is_refused_before_anything_is_spent(federation):
+    order = order_to_a(federation, ledger_head="f" * 64)
+    assert federation.sites["a"].execute(order) == FailureReport("a", ErrorCode.LEDGER)
+    assert ledger_of(federation).entries() == []
+
+
+def test_huge_weights_do_not_make_the_reply_anything_but_noise(federation):
+    order = order_to_a(federation)
+    state = federation.store.load_newest()
+    huge = {n: torch.full_like(t, 1e18) for n, t in order.parameters.items()}
+    reply = federation.sites["a"].execute(dataclasses.replace(order, parameters=huge))
+    assert isinstance(reply, TrainReport)
+    assert reply.parameters.keys() == state.denoiser.keys()
+
+
+def test_no_file_of_the_site_but_the_ledger_and_caches_remains(federation):
+    federation.sites["a"].execute(order_to_a(federation))
+    state = federation.sites["a"].config.state
+    names = {path.relative_to(state).parts[0] for path in state.rglob("*")}
+    assert names == {"ledger", "latents", "cache"}
+    assert {path.name for path in (state / "ledger").iterdir()} == {"ledger.jsonl", "key", "lock", "replies"}
