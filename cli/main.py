@@ -13,6 +13,7 @@ from cli.demo import demo
 from cli.evaluate import evaluate
 from cli.experiment import experiment_app
 from cli.privacy import privacy_app
+from cli.site import site_app
 from cli.study import study_app
 from cli.synth import synth
 from common.errors import FedvoxError
@@ -29,6 +30,7 @@ app.command("demo")(demo)
 app.add_typer(study_app, name="study")
 app.command("synth")(synth)
 app.command("evaluate")(evaluate)
+app.add_typer(site_app, name="site")
 app.add_typer(privacy_app, name="privacy")
 app.add_typer(experiment_app, name="experiment")
 

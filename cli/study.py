@@ -10,6 +10,7 @@ from cli.live import live_view
 from common.errors import RunError
 from experiments.finish_run import finish_run, test_datasets
 from experiments.overview import data_overview, run_status, study_overview
+from experiments.private_template import write_private_template
 from experiments.run_study import PreparedRun, open_run, resume_run, start_run
 from experiments.study_file import SimulationPlan, load_study_file
 from experiments.study_template import write_template
@@ -33,12 +34,28 @@ def init(
     site: Annotated[list[str] | None, typer.Option("--site", help="Name of a site; repeat it.")] = None,
     shape: Annotated[str, typer.Option("--shape", help="Voxels along x, y, z.")] = "32,32,32",
     spacing: Annotated[str, typer.Option("--spacing", help="Millimetres along x, y, z.")] = "4,4,4",
+    start_from: Annotated[
+        Path | None,
+        typer.Option("--start-from", help="Write a private study, from the public model of this run."),
+    ] = None,
+    patients: Annotated[
+        int, typer.Option("--patients", help="Public nominal number of patients PER SITE.", min=1)
+    ] = 300,
+    epsilon: Annotated[float, typer.Option("--epsilon", help="What a private study promises.")] = 8.0,
+    delta: Annotated[float, typer.Option("--delta", help="And its delta.")] = 1e-5,
+    rounds: Annotated[int, typer.Option("--rounds", help="Rounds of one private step.", min=1)] = 100,
 ) -> None:
-    """Write a commented study to start from.
+    """Write a commented study to start from; with --start-from, a private one.
 
     Example: [bold]fedvox study init study.yaml --site north --site south[/]
+
+    Example: [bold]fedvox study init private.yaml --start-from runs/public --site north --epsilon 8[/]
     """
-    write_template(path, tuple(site or ("north", "south", "west")), shape, spacing)
+    sites = tuple(site or ("north", "south", "west"))
+    if start_from is None:
+        write_template(path, sites, shape, spacing)
+    else:
+        write_private_template(path, start_from, sites, patients, epsilon, delta, rounds)
     out.print(f"wrote {path}; next: fedvox study check {path}", highlight=False)
 
 

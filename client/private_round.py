@@ -221,8 +221,11 @@ def _loss_of(objective: Objective) -> RowLoss:
 
 
 def _made_up_rows(study: Study, objective: Objective) -> Rows:
+    """Return rows of latents as small as the network takes: what the guard asks does not depend on size."""
     generator = seeded_generator(study.seed, "guard")
-    shape = (_GUARD_ROWS, study.codec.model.code_dim, *study.latent_shape)
+    smallest = 2 ** len(study.diffusion.model.denoiser.channels)
+    sizes = (min(size, smallest) for size in study.latent_shape)
+    shape = (_GUARD_ROWS, study.codec.model.code_dim, *sizes)
     latents = torch.randn(shape, generator=generator)
     draws = objective.draw(latents, generator)
     rows = {"latent": latents, "time": draws.time, "eps": draws.eps, "drop_label": draws.drop_label}

@@ -50,7 +50,7 @@ def write_template(path: Path, sites: Sequence[str], shape: str, spacing: str) -
     """
     if path.exists():
         raise ConfigError(f"{path} exists", "choose another name")
-    name = "".join(c if c.isalnum() or c in "-_" else "-" for c in path.stem.lower()).strip("-_") or "study"
+    name = name_from(path)
     text = TEMPLATE.format(
         file=path.name,
         name=name,
@@ -61,3 +61,9 @@ def write_template(path: Path, sites: Sequence[str], shape: str, spacing: str) -
     parse(Study, yaml.safe_load(text), where="the study asked for")
     path.parent.mkdir(parents=True, exist_ok=True)
     write_text_atomic(path, text)
+
+
+def name_from(path: Path) -> str:
+    """Return a study's name made from its file's."""
+    letters = "".join(c if c.isalnum() or c in "-_" else "-" for c in path.stem.lower())
+    return letters.strip("-_") or "study"

@@ -200,6 +200,18 @@ class Ledger:
             raise LedgerError("a stored reply is missing or was altered", _MEND)
         return path.read_bytes()
 
+    def verify(self) -> int:
+        """Return the number of entries after checking the chain and every stored reply.
+
+        Raises:
+            LedgerError: Something is missing or was altered.
+        """
+        entries = self.entries()
+        for entry in entries:
+            if isinstance(entry, Commit):
+                self.stored_reply(entry.order)
+        return len(entries)
+
     def acknowledge(self, head: str) -> None:
         """Remember a head that a coordinator has countersigned: from now on it must stay in the chain."""
         with self._locked():

@@ -28,6 +28,8 @@ GUARD = ("tests/client/test_privacy_guard.py",)
 LEDGER = ("tests/client/test_ledger.py",)
 ACCOUNT = ("tests/common/test_privacy_accountant.py", "tests/common/test_privacy_plan.py")
 AUDIT = ("tests/experiments/test_privacy_audit.py",)
+ROUND = ("tests/client/test_private_round.py",)
+STUDY = ("tests/server/test_private_study.py",)
 
 MUTANTS = (
     Mutant(
@@ -280,5 +282,96 @@ MUTANTS = (
         "every = codec.encode(volumes.to(device)).transpose(0, 1).flatten(1)\n"
         "    scale = LatentScale.from_moments(every.mean(1), every.std(1))",
         ("tests/client/test_latent_store.py",),
+    ),
+    Mutant(
+        "discriminator non-private",
+        "common/study.py",
+        "if self.privacy is not None and self.codec.training.rounds > 0:",
+        "if False:",
+        STUDY,
+    ),
+    Mutant(
+        "loss in the reply",
+        "client/stored_report.py",
+        "seconds=0.0, **header)",
+        "seconds=0.0, metrics={'loss': 0.5}, **header)",
+        ROUND,
+    ),
+    Mutant(
+        "loss accepted by the server",
+        "common/federation/allow_list.py",
+        "if private and (report.metrics or report.seconds):",
+        "if False:",
+        STUDY,
+    ),
+    Mutant(
+        "training time in the reply",
+        "client/stored_report.py",
+        "seconds=0.0, **header)",
+        "seconds=0.25, **header)",
+        ROUND,
+    ),
+    Mutant(
+        "codes that patients can decide",
+        "client/site.py",
+        "return code if self.study.privacy is None or code in SAYS_NOTHING_OF_PATIENTS else ErrorCode.INTERNAL",
+        "return code",
+        ROUND,
+    ),
+    Mutant(
+        "volumes read before the reservation",
+        "client/private_round.py",
+        "            self.ledger.reserve(\n",
+        "            store.latents(order, context.dataset)\n            self.ledger.reserve(\n",
+        ROUND,
+    ),
+    Mutant(
+        "whole rounds charged as one step",
+        "client/private_round.py",
+        "event=self.plan.event_of(rounds=1),",
+        "event=self.plan.event_of(rounds=1).model_copy(update={'steps': 1}),",
+        ROUND,
+    ),
+    Mutant(
+        "noise of one round used again in the next attempt",
+        "client/private_round.py",
+        "secret = RoundSecret.drawn()",
+        "secret = RoundSecret(bytes(32))",
+        ROUND,
+    ),
+    Mutant(
+        "reply sent without being stored",
+        "client/private_round.py",
+        "            self.ledger.commit(key, stored)\n",
+        "",
+        ROUND,
+    ),
+    Mutant(
+        "policy not asked",
+        "client/site.py",
+        "        check_policy(self.config.policy, self.study)\n",
+        "",
+        ROUND,
+    ),
+    Mutant(
+        "a renamed run has a fresh budget",
+        "client/private/ledger.py",
+        "p.study == entry.study and p.order.stage",
+        "p.order.run == entry.order.run and p.order.stage",
+        ROUND,
+    ),
+    Mutant(
+        "proof of the ledger not checked",
+        "server/collect.py",
+        "                self.heads.accept(report.site, report.ledger)\n",
+        "                pass\n",
+        STUDY,
+    ),
+    Mutant(
+        "a study that breaks its promise",
+        "common/study.py",
+        "if not spent <= self.privacy.epsilon:",
+        "if False:",
+        STUDY,
     ),
 )

@@ -1,0 +1,98 @@
+"""A private study to start from: the public model's networks, and noise calibrated to a promise."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import yaml
+
+from common.artifact import write_text_atomic
+from common.errors import ConfigError, RunError
+from common.federation.messages import Stage
+from common.frozen import parse
+from common.privacy.plan import PrivacyPlan, calibrate
+from common.study import Study
+from experiments.study_template import name_from
+from server.checkpoint import CheckpointStore
+from server.run_folder import RunFolder
+
+SAMPLING_RATE = 0.1
+SMALLEST_BATCH = 4  # patients a step: below, a step is nothing but noise
+SPARE_SHARE = 10  # one spare round for so many rounds
+LEARNING_RATE = 0.01
+
+HEADER = """\
+# {file}: what all sites agree on. `fedvox study check {file}` says what it promises.
+# Each of {rounds} rounds is one private step. The noise keeps what tells of one patient's presence within
+# epsilon {epsilon:g} at delta {delta:g} at every site, {spare} lost rounds included. All numbers are public.
+"""
+
+
+def write_private_template(
+    path: Path,
+    public_run: Path,
+    sites: Sequence[str],
+    nominal_patients: int,
+    epsilon: float,
+    delta: float,
+    rounds: int,
+) -> None:
+    """Write a private study that starts from the model of ``public_run``.
+
+    Args:
+        path: Where to.
+        public_run: Folder of a finished run on public volumes.
+        sites: The hospitals.
+        nominal_patients: Public number of patients of each; real numbers may differ.
+        epsilon: Promise.
+        delta: Promise.
+        rounds: Rounds of one private step.
+
+    Raises:
+        ConfigError: ``path`` exists, or the study would not be valid.
+        RunError: The run has no model.
+    """
+    if path.exists():
+        raise ConfigError(f"{path} exists", "choose another name")
+    run = RunFolder.open(public_run)
+    public = run.study()
+    state = CheckpointStore(run.checkpoints, public.digest).load_newest()
+    if state is None or state.stage is not Stage.DIFFUSION:
+        raise RunError(
+            f"{public_run} has no trained denoiser yet", "finish it: fedvox study resume --run ..."
+        )
+    rate = min(1.0, max(SAMPLING_RATE, SMALLEST_BATCH / nominal_patients))
+    spare = -(-rounds // SPARE_SHARE)
+    wanted = PrivacyPlan(
+        sampling_rate=rate,
+        nominal_patients=nominal_patients,
+        rounds=rounds,
+        spare_rounds=spare,
+        noise_multiplier=1.0,
+    )
+    (plan,), _ = calibrate([wanted], epsilon, delta)
+    content = public.model_dump(mode="json", exclude_none=True)
+    content["name"] = name_from(path)
+    content["codec"].pop("training")
+    content["diffusion"]["training"] = {"rounds": rounds, "local_steps": 1, "learning_rate": LEARNING_RATE}
+    content["federation"] = {
+        "sites": list(sites),
+        "strategy": {"kind": "fedadam", "learning_rate": LEARNING_RATE},
+    }
+    content["privacy"] = {
+        "epsilon": epsilon,
+        "delta": delta,
+        "public_model": state.model_digest,
+        "trainable": {"kind": "lora", "rank": 1},
+        "diffusion": {
+            "sampling_rate": plan.sampling_rate,
+            "nominal_patients": plan.nominal_patients,
+            "noise_multiplier": plan.noise_multiplier,
+            "spare_rounds": plan.spare_rounds,
+            "clip_norm": plan.clip_norm,
+            "draws": plan.draws,
+        },
+    }
+    parse(Study, content, where="the study asked for")
+    header = HEADER.format(file=path.name, rounds=rounds, spare=spare, epsilon=epsilon, delta=delta)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_text_atomic(path, header + yaml.safe_dump(content, sort_keys=False))
