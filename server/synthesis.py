@@ -19,6 +19,7 @@ from common.errors import RunError
 from common.federation.seeds import derive_seed
 from common.shapes import VolumeBatch
 from common.volume.nifti import write_volume
+from server.promise import promise
 from server.released_model import ReleasedModel, balanced_label
 from server.run_folder import versions
 
@@ -123,7 +124,7 @@ def _recipe(model: ReleasedModel, sampler: SamplerConfig, num: int, seed: int) -
         "spacing_mm": list(volume.written_spacing_mm),
         "nominal_spacing_axes": nominal,
         "intensity_range": list(volume.output_range),
-        "differential_privacy": None,
+        "differential_privacy": promise(model.study),
     }
 
 

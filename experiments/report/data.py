@@ -39,6 +39,7 @@ class ReportData:
         site_sizes: What each site brought, by site and kind, where that is public.
         sampler: How the synthetic volumes were drawn, in words.
         num_synthetic: How many there are.
+        promise: What the study promises of differential privacy, if it does; see `server.promise`.
         notes: Limits of this run that a reader has to know, a sentence or two each.
     """
 
@@ -52,4 +53,5 @@ class ReportData:
     site_sizes: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     sampler: Mapping[str, Any] = field(default_factory=dict)
     num_synthetic: int = 0
+    promise: Mapping[str, Any] | None = None
     notes: tuple[str, ...] = ()

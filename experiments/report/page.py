@@ -20,11 +20,11 @@ from experiments.report.tables import every_round, metric_blocks, plain_table, r
 from experiments.report.words import (
     METRIC_NOTES,
     STAGE_NAMES,
-    TRAINING_NOTES,
     bytes_in_words,
     duration,
     readable,
     summary,
+    training_notes,
 )
 
 _POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
@@ -178,7 +178,7 @@ def _sites_and_sampling(data: ReportData) -> str:
 
 
 def _limits(data: ReportData) -> str:
-    notes = (*data.notes, *TRAINING_NOTES, *(METRIC_NOTES if data.metrics else ()))
+    notes = (*data.notes, *training_notes(data.promise), *(METRIC_NOTES if data.metrics else ()))
     items = "".join(f"<li>{escape(note)}</li>" for note in notes)
     return f'<section><h2>What these results do not say</h2><ul class="plain">{items}</ul></section>'
 

@@ -1,6 +1,7 @@
 """The report's words: numbers as a person would say them, the opening paragraph, the standing limits."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from experiments.report.data import ReportData
 
@@ -11,12 +12,27 @@ TRAINING_NOTES = (
     "Sites sent parameters and averages of their losses, never volumes. That alone is no privacy guarantee: "
     "parameters trained without differential privacy can give away what they were trained on.",
 )
+PRIVATE_NOTES = (
+    "Training was differentially private: at each site, whether any one patient took part changes the "
+    "probability of anything that left by a factor of at most exp({epsilon:g}), but for delta {delta:g}, at "
+    "{steps_paid_for} steps, lost rounds included. The codec and the rest of the denoiser come from a public "
+    "model.",
+    "That epsilon is per run. It covers neither how the settings were chosen nor the measurements on this "
+    "page, which were made on real patients without noise: this page is for researchers, not for release.",
+)
 METRIC_NOTES = (
     "One training seed. The intervals come from drawing the patients again; what another seed would have "
     "changed is not in them.",
     "The feature spaces are an untrained network and a hand-made descriptor. They see blur, noise, contrast "
     "and layout; they do not know anatomy, and no radiologist has looked at these volumes.",
 )
+
+
+def training_notes(promise: Mapping[str, Any] | None) -> tuple[str, ...]:
+    """Return what the parameters can give away."""
+    if promise is None:
+        return TRAINING_NOTES
+    return tuple(note.format(**promise) for note in PRIVATE_NOTES)
 
 
 def summary(data: ReportData) -> str:

@@ -36,6 +36,10 @@ def readme_commands():
 def shorten(study_file):
     """Make a study small enough for a test; what it says of data and sites stays."""
     content = yaml.safe_load(study_file.read_text())
+    if "privacy" in content:
+        content["diffusion"]["training"]["rounds"] = 2
+        study_file.write_text(yaml.safe_dump(content))
+        return
     for stage in ("codec", "diffusion"):
         content[stage]["training"] |= SHORT
     content["codec"]["model"] |= {"channels": 8, "num_res_blocks": 0}
@@ -57,7 +61,9 @@ def newcomer(tmp_path_factory):
 
 
 def test_the_readme_has_commands_and_this_file_knows_all_of_them():
-    kinds = {" ".join(words[:3] if words[1] == "study" else words[:2]) for words in readme_commands()}
+    kinds = {
+        " ".join(words[:3] if words[1] in {"study", "site"} else words[:2]) for words in readme_commands()
+    }
     assert kinds == {
         "make demo",
         ".venv/bin/fedvox demo",
@@ -68,6 +74,7 @@ def test_the_readme_has_commands_and_this_file_knows_all_of_them():
         ".venv/bin/fedvox study resume",
         ".venv/bin/fedvox synth",
         ".venv/bin/fedvox evaluate",
+        ".venv/bin/fedvox site ledger",
     }
 
 
@@ -80,10 +87,11 @@ def test_following_the_readme_from_a_new_study_to_metrics(newcomer):
         result = fedvox(*local, cwd=newcomer)
         assert result.returncode == 0, (words, result.stderr)
         if words[:2] == ["study", "init"]:
-            shorten(newcomer / "study.yaml")
+            shorten(newcomer / words[2])
         followed.append(words[0])
-    assert followed == ["study"] * 5 + ["synth", "evaluate"]
-    assert (newcomer / "runs" / "study" / "report.html").is_file()
+    assert followed == ["study"] * 5 + ["synth", "evaluate"] + ["study"] * 3 + ["site"]
+    for run in ("study", "private"):
+        assert (newcomer / "runs" / run / "report.html").is_file()
     assert len(list((newcomer / "synthetic").glob("*.nii.gz"))) == 64
 
 

@@ -314,8 +314,8 @@ MUTANTS = (
     Mutant(
         "codes that patients can decide",
         "client/site.py",
-        "return code if self.study.privacy is None or code in SAYS_NOTHING_OF_PATIENTS else ErrorCode.INTERNAL",
-        "return code",
+        "code if self.study.privacy is None or code in SAYS_NOTHING_OF_PATIENTS else ErrorCode.INTERNAL",
+        "code",
         ROUND,
     ),
     Mutant(

@@ -1,0 +1,152 @@
+"""A private study as its people run it: coordinator, site engineer, data protection officer."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+from command_line import fedvox, refused
+from small_federation import small_study, write_volumes
+
+SITES = ("north", "south")
+INIT = ("--start-from", "runs/public", "--patients", 8, "--epsilon", 6, "--rounds", 2)
+
+
+@pytest.fixture(scope="module")
+def story(tmp_path_factory):
+    """A public model, and a private study of two sites that starts from it, run to its end."""
+    folder = tmp_path_factory.mktemp("private")
+    write_volumes(folder / "open" / "public", 3, 0)
+    for seed, site in enumerate(SITES, start=1):
+        write_volumes(folder / "data" / site, 3, seed)
+    study = small_study(("public",), volume__shape=[28, 28, 28], name="public")  # what MS-SSIM needs
+    (folder / "public.yaml").write_text(yaml.safe_dump(study.model_dump(mode="json", exclude_none=True)))
+    sites = [word for site in SITES for word in ("--site", site)]
+    for words in (
+        ("run", "public.yaml", "--data", "open", "--json"),
+        ("init", "private.yaml", *sites, *INIT),
+        ("check", "private.yaml", "--data", "data"),
+        ("run", "private.yaml", "--data", "data", "--start-from", "runs/public", "--json"),
+    ):
+        result = fedvox("study", *words, cwd=folder)
+        assert result.returncode == 0, result.stderr
+    return folder, json.loads(result.stdout)
+
+
+def site_file(site):
+    return f"runs/private/sites/{site}/site.yaml"
+
+
+def test_the_run_ends_and_its_manifest_says_what_is_promised(story):
+    folder, status = story
+    assert status["state"] == "finished"
+    manifest = json.loads((folder / "runs" / "private" / "synthetic" / "manifest.json").read_text())
+    said = manifest["differential_privacy"]
+    assert 5.8 < said["epsilon"] <= 6
+    assert (said["unit"], said["relation"], said["steps_paid_for"]) == ("patient", "add_or_remove_one", 3)
+    public = json.loads(fedvox("study", "status", "--run", "runs/public", "--json", cwd=folder).stdout)
+    assert said["public_model"] == public["model"]
+    page = (folder / "runs" / "private" / "report.html").read_text()
+    assert "differentially private" in page
+    assert "That epsilon is per run" in page
+
+
+def test_study_check_says_the_price_before_anything_is_trained(story):
+    folder, _ = story
+    facts = json.loads(fedvox("study", "check", "private.yaml", "--json", cwd=folder).stdout)["study"]
+    assert 5.8 < facts["epsilon, rounds and spare rounds"] <= 6
+    assert facts["rounds that may be lost"] == 1
+    assert facts["trained parameters"] > 0
+
+
+@pytest.mark.parametrize("site", SITES)
+def test_every_site_can_show_verify_and_export_what_was_spent(story, site):
+    folder, _ = story
+    shown = fedvox("site", "ledger", "show", site_file(site), "--json", cwd=folder)
+    summary = json.loads(shown.stdout)["summary"]
+    assert (summary["orders paid for"], summary["orders answered"], summary["private steps"]) == (2, 2, 2)
+    assert 0 < summary["epsilon spent"] < summary["epsilon cap"] == 6
+    assert summary["research"]
+    assert "whole: 4 entries" in " ".join(
+        fedvox("site", "ledger", "verify", site_file(site), cwd=folder).stdout.split()
+    )
+    assert (
+        fedvox("site", "ledger", "export", site_file(site), "--out", f"{site}.json", cwd=folder).returncode
+        == 0
+    )
+    entry = json.loads((folder / f"{site}.json").read_text())
+    assert entry["parameters"]["epsilon"] == summary["epsilon spent"]
+    assert entry["privacy_unit"].startswith("patient")
+    assert len(entry["events"]) == 2
+    text = fedvox("site", "ledger", "show", site_file(site), cwd=folder).stdout
+    assert "epsilon spent" in text
+
+
+def test_nothing_of_a_site_but_the_ledger_head_reaches_the_coordinators_files(story):
+    folder, _ = story
+    run = folder / "runs" / "private"
+    heads = json.loads((run / "ledger_heads.json").read_text())["heads"]
+    assert set(heads) == set(SITES)
+    for line in (run / "events.jsonl").read_text().splitlines():
+        for said in json.loads(line).get("sites", {}).values():
+            assert said == {"steps": 1, "seconds": 0.0, "metrics": {}}
+
+
+def test_an_altered_reply_is_found(story, tmp_path):
+    import shutil
+
+    folder, _ = story
+    shutil.copytree(folder / "runs" / "private" / "sites" / "north" / "ledger", tmp_path / "ledger")
+    reply = next((tmp_path / "ledger" / "replies").iterdir())
+    reply.write_bytes(reply.read_bytes()[:-1] + b"x")
+    (tmp_path / "site.yaml").write_text(
+        "{name: north, data: data, policy: {epsilon: 6, delta: 1.0e-5, ledger: ledger}}"
+    )
+    refused(fedvox("site", "ledger", "verify", "site.yaml", cwd=tmp_path), "missing or was altered")
+
+
+def test_a_ledger_is_created_once(tmp_path):
+    (tmp_path / "site.yaml").write_text("{name: a, data: data, policy: {epsilon: 3, ledger: ledger}}")
+    assert fedvox("site", "ledger", "create", "site.yaml", cwd=tmp_path).returncode == 0
+    refused(fedvox("site", "ledger", "create", "site.yaml", cwd=tmp_path), "is not empty")
+    shown = fedvox("site", "ledger", "show", "site.yaml", "--json", cwd=tmp_path)
+    assert json.loads(shown.stdout)["summary"]["epsilon spent"] == 0
+    (tmp_path / "plain.yaml").write_text("{name: a, data: data}")
+    refused(fedvox("site", "ledger", "show", "plain.yaml", cwd=tmp_path), "names no ledger", "policy.epsilon")
+
+
+@pytest.mark.parametrize(
+    ("words", "fragment"),
+    [
+        (("run", "private.yaml", "--data", "data", "--name", "new"), "--start-from RUN"),
+        (
+            ("run", "private.yaml", "--data", "data", "--name", "new", "--start-from", "runs/private"),
+            "was trained on patients",
+        ),
+        (
+            ("run", "public.yaml", "--data", "open", "--name", "new", "--start-from", "runs/public"),
+            "leave it out",
+        ),
+        (("init", "other.yaml", "--start-from", "runs/nowhere"), "is not a run folder"),
+        (("init", "private.yaml", "--start-from", "runs/public"), "private.yaml exists"),
+        (("init", "tight.yaml", "--start-from", "runs/public", "--epsilon", "1e-9"), "epsilon"),
+    ],
+)
+def test_what_cannot_be_meant_is_refused(story, words, fragment):
+    folder, _ = story
+    refused(fedvox("study", *words, cwd=folder), fragment)
+    assert not (folder / "runs" / "new").exists()
+
+
+def test_the_page_shows_commands_that_are_run_here():
+    page = (Path(__file__).parents[2] / "docs" / "privacy.md").read_text()
+    shown = re.findall(r"^ {7,}fedvox (\w+ \w+(?: \w+(?= \w+\.yaml))?)", page, re.MULTILINE)
+    assert set(shown) == {
+        "study init",
+        "study check",
+        "site ledger create",
+        "site ledger show",
+        "site ledger verify",
+        "site ledger export",
+    }
