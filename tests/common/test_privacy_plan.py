@@ -92,3 +92,12 @@ def test_stages_share_one_delta_and_are_composed_together():
     stages = {"codec": plan(rounds=300, noise_multiplier=6), "diffusion": plan(noise_multiplier=6)}
     summary = privacy_summary(stages, 1e-5, quorum=None)
     assert max(summary.by_stage.values()) < summary.against_server < sum(summary.by_stage.values())
+
+
+def test_spare_rounds_are_paid_for():
+    spared = plan(rounds=10, spare_rounds=5, steps_per_round=3)
+    assert spared.event.steps == spared.steps == 45
+    assert spared.event == spared.event_of(15) == plan(rounds=15, steps_per_round=3).event
+    few, _ = calibrate([plan(rounds=10)], 3.0, 1e-5)
+    more, _ = calibrate([plan(rounds=10, spare_rounds=10)], 3.0, 1e-5)
+    assert more[0].noise_multiplier > few[0].noise_multiplier

@@ -1,4 +1,4 @@
-"""What per-patient gradients cost: `python -m benchmarks.private_cost --out runs/private_cost.json`.
+"""What per-patient gradients cost: `python -m experiments.private_cost --out runs/private_cost.json`.
 
 Batch 8 at the sizes of the hippocampus study. Every way to get gradients makes the same step in turn, five
 rounds of it, and the fastest of the five counts; peak memory is that of a fresh process each.
@@ -12,12 +12,14 @@ rounds of it, and the fastest of the five counts; peak memory is that of a fresh
 """
 
 import argparse
+import contextlib
 import json
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from opacus import GradSampleModule
@@ -34,8 +36,10 @@ from common.diffusion.adapters import adapt
 from common.diffusion.config import DiffusionConfig, TrainableConfig
 from common.diffusion.objective import Draws, make_objective
 from common.diffusion.unet import UNetDenoiser
+from common.privacy.patient_gradients import RowLoss, trainable
+from experiments.markdown import markdown_table
 
-PATIENTS, DRAWS, REPEATS = 8, 4, 5
+PATIENTS, DRAWS, REPEATS, CLIP_NORM = 8, 4, 5, 1.0
 NETWORKS = ("codec", "denoiser", "denoiser, LoRA 1")
 WAYS = (
     "plain",
@@ -50,9 +54,7 @@ CODEC = CodecConfig(channels=16, num_res_blocks=0, quantizer=FsqQuantizerConfig(
 DIFFUSION = DiffusionConfig()
 
 
-def case(
-    network: str, rows: int
-) -> tuple[nn.Module, Callable[[nn.Module, dict[str, Tensor]], Tensor], dict[str, Tensor]]:
+def case(network: str, rows: int) -> tuple[nn.Module, RowLoss, dict[str, Tensor]]:
     """Return a network away from its start, its loss per row, and rows."""
     generator = torch.Generator().manual_seed(0)
     if network == "codec":
@@ -81,24 +83,35 @@ def _stirred(module: nn.Module) -> nn.Module:
     return module
 
 
-def step(way: str, module: nn.Module, loss, rows: dict[str, Tensor]) -> None:
-    """Make one gradient in one of the ways, up to the clipped sum where there is one."""
+def step(way: str, module: nn.Module, loss: RowLoss, rows: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return the clipped sum, or without privacy the mean gradient, computed in one of the ways."""
     if way.startswith("plain"):
-        loss(module, rows).mean().backward()
-        module.zero_grad(set_to_none=True)
-    elif way.startswith("one call"):
+        parameters = trainable(module)
+        found = torch.autograd.grad(loss(module, rows).mean(), list(parameters.values()), allow_unused=True)
+        return {name: g for name, g in zip(parameters, found, strict=True) if g is not None}
+    if way.startswith("one call"):
         draws = len(next(iter(rows.values()))) // PATIENTS
+        total: dict[str, Tensor] = {}
         for start in range(0, PATIENTS * draws, draws):
             own = {name: tensor[start : start + draws] for name, tensor in rows.items()}
-            clip_and_sum(loop_gradients(module, loss, own, [draws]), 1.0)
-    elif way == "vmap":
-        clip_and_sum(vmap_gradients(module, loss, rows, [1] * PATIENTS), 1.0)
-    else:
-        grouped = GradSampleModule.GRAD_SAMPLERS[nn.Conv3d]
-        if way == "stock":
-            GradSampleModule.GRAD_SAMPLERS[nn.Conv3d] = compute_conv_grad_sample
-        clip_and_sum(hook_gradients(module, loss, rows, [1] * PATIENTS), 1.0)
-        GradSampleModule.GRAD_SAMPLERS[nn.Conv3d] = grouped
+            for name, part in clip_and_sum(loop_gradients(module, loss, own, [draws]), CLIP_NORM).items():
+                total[name] = total[name] + part if name in total else part
+        return total
+    if way == "vmap":
+        return clip_and_sum(vmap_gradients(module, loss, rows, [1] * PATIENTS), CLIP_NORM)
+    with _sampler(compute_conv_grad_sample if way == "stock" else GradSampleModule.GRAD_SAMPLERS[nn.Conv3d]):
+        return clip_and_sum(hook_gradients(module, loss, rows, [1] * PATIENTS), CLIP_NORM)
+
+
+@contextlib.contextmanager
+def _sampler(of_convolutions: Callable[..., dict[Tensor, Tensor]]) -> Iterator[None]:
+    """Let Opacus take this sampler for 3D convolutions inside the block."""
+    before = GradSampleModule.GRAD_SAMPLERS[nn.Conv3d]
+    GradSampleModule.GRAD_SAMPLERS[nn.Conv3d] = of_convolutions
+    try:
+        yield
+    finally:
+        GradSampleModule.GRAD_SAMPLERS[nn.Conv3d] = before
 
 
 def seconds(network: str) -> dict[str, float]:
@@ -116,7 +129,7 @@ def seconds(network: str) -> dict[str, float]:
 
 def peak_mb(network: str, way: str) -> float:
     """Return how much a step of a fresh process adds to its peak memory, in MB."""
-    words = [sys.executable, "-m", "benchmarks.private_cost", "--memory-of", network, way]
+    words = [sys.executable, "-m", "experiments.private_cost", "--memory-of", network, way]
     return float(subprocess.run(words, check=True, capture_output=True, text=True).stdout)  # noqa: S603
 
 
@@ -131,6 +144,30 @@ def _highest_kb() -> int:
     """Return the process's own peak; rusage's would begin with the parent's."""
     status = Path("/proc/self/status").read_text(encoding="ascii")
     return int(status.split("VmHWM:")[1].split()[0])
+
+
+def private_cost_text(results: Mapping[str, Any]) -> str:
+    """Return the figures as a table."""
+    networks = results["networks"]
+    rows = [[f"{way}, s", *(f"{found['seconds'][way]:.3f}" for found in networks.values())] for way in WAYS]
+    rows += [
+        ["fastest engine", *(found["fastest_engine"] for found in networks.values())],
+        *(
+            [title, *(f"{found[key]:.2f}" for found in networks.values())]
+            for title, key in (
+                ("fastest over plain", "fastest_over_plain"),
+                ("fastest over stock", "fastest_over_stock"),
+                ("in use over plain, 4 draws", "in_use_over_plain_4_draws"),
+            )
+        ),
+        ["extra memory of the fastest, MB", *(f"{found['extra_mb']:.0f}" for found in networks.values())],
+        ["extra memory of stock, MB", *(f"{found['stock_extra_mb']:.0f}" for found in networks.values())],
+    ]
+    threads = results["threads"]
+    head = (
+        f"Batch {results['batch']}, fastest of {results['repeats']} interleaved repeats, {threads} threads."
+    )
+    return f"{head}\n\n{markdown_table(['', *networks], rows)}"
 
 
 def main() -> None:
