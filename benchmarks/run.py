@@ -1,4 +1,4 @@
-"""`make bench`: the cost of private gradients; the codec beside MONAI's VQVAE, if real volumes are at hand."""
+"""`make bench`: the cost of private gradients; the codec beside MONAI's VQVAE, if volumes are at hand."""
 
 import os
 import subprocess

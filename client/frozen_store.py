@@ -1,5 +1,6 @@
 """The networks that a stage uses and does not train, on the site's disk: sent once, then named by digest."""
 
+import re
 from pathlib import Path
 
 from torch import Tensor
@@ -22,7 +23,7 @@ def frozen_tensors(order: TrainOrder, folder: Path) -> dict[str, Tensor]:
         NeedFrozenError: They are in neither.
         FederationError: They do not match the digest in the order.
     """
-    path = folder / f"frozen-{order.frozen_digest[:16]}"
+    path = folder / f"frozen-{checked_digest(order)}"
     tensors = dict(order.frozen)
     if not tensors:
         try:
@@ -36,6 +37,17 @@ def frozen_tensors(order: TrainOrder, folder: Path) -> dict[str, Tensor]:
     if order.frozen:
         write_tensor_folder(path, {"frozen": tensors}, {"digest": order.frozen_digest})
     return tensors
+
+
+def checked_digest(order: TrainOrder) -> str:
+    """Return the digest in the order, which names folders here, if it is one.
+
+    Raises:
+        FederationError: It is something else, such as a path.
+    """
+    if not re.fullmatch(r"[0-9a-f]{64}", order.frozen_digest):
+        raise FederationError("the digest in the order is none", "compare fedvox versions of server and site")
+    return order.frozen_digest
 
 
 def part_of(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from client.dataset import VolumeDataset
-from client.frozen_store import frozen_tensors, part_of
+from client.frozen_store import checked_digest, frozen_tensors, part_of
 from common.artifact import read_tensor_folder, write_tensor_folder
 from common.codec.codec import Codec
 from common.diffusion.latent_scale import LatentScale
@@ -43,7 +43,7 @@ class LatentStore:
             NeedFrozenError: The codec is neither in the order nor on the disk.
             FederationError: The codec in the order does not match its digest.
         """
-        path = self.folder / f"{order.frozen_digest[:16]}-{dataset.digest[:16]}"
+        path = self.folder / f"{checked_digest(order)}-{dataset.digest}"
         try:
             groups, _ = read_tensor_folder(path)
             return groups["latents"]["scaled"]

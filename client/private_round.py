@@ -3,8 +3,8 @@
     policy  ->  RESERVE on the disk  ->  private steps  ->  reply and COMMIT on the disk  ->  reply leaves
 
 What leaves is the trained tensors after the noise, and the proof that the ledger goes on: no loss, no time,
-no count. The list of patients is read when the site opens, for the fingerprint that RESERVE holds; their
-volumes only after it.
+no count. Files are checked and preprocessed when the site opens its data, and the list of patients is read
+for the fingerprint that RESERVE holds; nothing of that leaves. Training touches patients only after RESERVE.
 
 A step is plain gradient descent along the noised sum, so that a round of one step is that sum itself and
 nothing else; momentum and Adam are the server's, which needs no patient for them.

@@ -109,7 +109,7 @@ def test_an_order_from_another_model_is_another_order_with_other_noise(federatio
     assert not torch.equal(first.parameters[name], second.parameters[name])
 
 
-def test_nothing_of_a_patient_is_read_before_the_reservation(federation, monkeypatch):
+def test_training_touches_no_patient_before_the_reservation(federation, monkeypatch):
     site = federation.sites["a"]
     seen = []
 
@@ -216,3 +216,10 @@ def test_no_file_of_the_site_but_the_ledger_and_caches_remains(federation):
     names = {path.relative_to(state).parts[0] for path in state.rglob("*")}
     assert names == {"ledger", "latents", "cache"}
     assert {path.name for path in (state / "ledger").iterdir()} == {"ledger.jsonl", "key", "lock", "replies"}
+
+
+@pytest.mark.parametrize("digest", ["../../../elsewhere", "", "F" * 64, "a" * 63 + "/"])
+def test_a_digest_that_is_a_path_names_no_folder(federation, digest):
+    order = order_to_a(federation, frozen_digest=digest)
+    assert federation.sites["a"].execute(order) == FailureReport("a", ErrorCode.INTERNAL)
+    assert ledger_of(federation).entries() == []
