@@ -73,7 +73,9 @@ def test_an_unknown_key_names_the_nearest_right_one(path, value, nearest):
         ("federation.weights", {"a": 1}, "every site"),
         ("volume.intensity", {"kind": "percentile", "low": 99, "high": 1}, "not below"),
         ("volume.output_range", [1, 1], "not ascending"),
-        ("codec.training.rounds", 0, "greater than 0"),
+        ("codec.training.rounds", 0, "has no rounds"),
+        ("codec.training.rounds", -1, "greater than or equal to 0"),
+        ("diffusion.training.rounds", 0, "at least one round"),
         ("seed", "x", "seed"),
     ],
 )
