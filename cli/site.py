@@ -36,7 +36,8 @@ def create(site_file: SiteFile) -> None:
     Ledger.create(folder)
     out.print(f"created {folder}: epsilon {budget.epsilon:g} at delta {budget.delta:g} may be spent")
     out.print(
-        "back the folder up after every round; a ledger that was rolled back is refused by coordinators"
+        "back the folder up after every round; one that is put back older than a round that a coordinator "
+        "has seen is refused, by itself and by that coordinator"
     )
 
 

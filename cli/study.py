@@ -14,6 +14,9 @@ from experiments.private_template import write_private_template
 from experiments.run_study import PreparedRun, open_run, resume_run, start_run
 from experiments.study_file import SimulationPlan, load_study_file
 from experiments.study_template import write_template
+from server.events import EventLog
+from server.ledger_heads import LedgerHeads
+from server.run_folder import RunFolder
 
 study_app = typer.Typer(
     help="Write, check, run, resume and watch a study.", no_args_is_help=True, rich_markup_mode="rich"
@@ -133,6 +136,23 @@ def status(run_folder: RunOption, json: Json = False) -> None:
     out.print(table(f"run {run_folder}", ["what", "value"], rows))
     for problem in facts["problems"]:
         out.print(f"[yellow]problem:[/] {problem}", highlight=False)
+
+
+@study_app.command("trust-ledger")
+def trust_ledger(
+    run_folder: RunOption,
+    site: Annotated[str, typer.Option("--site", help="The site whose ledger is taken as it is.")],
+) -> None:
+    """Take a site's privacy ledger as it is from now on, after asking the site why it did not continue.
+
+    Example: [bold]fedvox study trust-ledger --run runs/hippocampus --site north[/]
+    """
+    run = RunFolder.open(run_folder)
+    if site not in run.study().federation.sites:
+        raise RunError(f"the study has no site {site}", f"it has {', '.join(run.study().federation.sites)}")
+    LedgerHeads(run.ledger_heads).start_again(site)
+    EventLog(run.events).append("ledger_trusted", site=site)
+    out.print(f"the next report of {site} opens a new record of its ledger", highlight=False)
 
 
 def _finish(prepared: PreparedRun, plan: SimulationPlan, json: bool) -> None:

@@ -1,13 +1,16 @@
 """The networks that a stage uses and does not train, on the site's disk: sent once, then named by digest."""
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
 
 from torch import Tensor
 
-from common.artifact import digest_of_tensors, read_tensor_folder, write_tensor_folder
+from common.artifact import digest_of_tensors, read_tensor_folder, remove_others, write_tensor_folder
 from common.errors import ArtifactError, ErrorCode, FederationError
 from common.federation.messages import TrainOrder
+from common.frozen_networks import frozen_example
+from common.study import Study
 
 
 class NeedFrozenError(FederationError):
@@ -16,31 +19,61 @@ class NeedFrozenError(FederationError):
     code = ErrorCode.NEED_FROZEN
 
 
-def frozen_tensors(order: TrainOrder, folder: Path) -> dict[str, Tensor]:
-    """Return the frozen tensors that ``order`` names, from the order or from ``folder``, where they are kept.
+class FrozenStore:
+    """The frozen networks of one study; the disk holds one set of them, whatever a server sends.
+
+    Args:
+        folder: Where they are kept; this study's alone.
+        study: Says which tensors they are.
+    """
+
+    def __init__(self, folder: Path, study: Study) -> None:
+        self._folder = folder
+        self._study = study
+
+    def tensors(self, order: TrainOrder) -> dict[str, Tensor]:
+        """Return the frozen tensors that ``order`` names, from the order or from the disk.
+
+        Raises:
+            NeedFrozenError: They are in neither.
+            FederationError: They do not match the digest in the order, or the study's networks.
+        """
+        path = self._folder / f"frozen-{_checked_digest(order)}"
+        tensors = dict(order.frozen)
+        if not tensors:
+            try:
+                return read_tensor_folder(path)[0]["frozen"]
+            except ArtifactError:
+                raise NeedFrozenError("the frozen networks are not on this site's disk") from None
+        if digest_of_tensors(tensors) != order.frozen_digest:
+            raise FederationError(
+                "the frozen networks do not match the digest in the order", "ask for the order again"
+            )
+        refuse_other_shapes(tensors, frozen_example(self._study))
+        write_tensor_folder(path, {"frozen": tensors}, {"digest": order.frozen_digest})
+        remove_others(path, "frozen-*")
+        return tensors
+
+
+def refuse_other_shapes(given: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> None:
+    """Return if ``given`` has the names, shapes and dtypes of ``expected``.
 
     Raises:
-        NeedFrozenError: They are in neither.
-        FederationError: They do not match the digest in the order.
+        FederationError: It has not.
     """
-    path = folder / f"frozen-{checked_digest(order)}"
-    tensors = dict(order.frozen)
-    if not tensors:
-        try:
-            tensors = read_tensor_folder(path)[0]["frozen"]
-        except ArtifactError:
-            raise NeedFrozenError("the frozen networks are not on this site's disk") from None
-    if digest_of_tensors(tensors) != order.frozen_digest:
+    if _kinds(given) != _kinds(expected):
         raise FederationError(
-            "the frozen networks do not match the digest in the order", "ask for the order again"
+            "the order's tensors are not those of the study's networks",
+            "compare fedvox versions of server and site",
         )
-    if order.frozen:
-        write_tensor_folder(path, {"frozen": tensors}, {"digest": order.frozen_digest})
-    return tensors
 
 
-def checked_digest(order: TrainOrder) -> str:
-    """Return the digest in the order, which names folders here, if it is one.
+def _kinds(tensors: Mapping[str, Tensor]) -> dict[str, tuple[object, object]]:
+    return {name: (tensor.shape, tensor.dtype) for name, tensor in tensors.items()}
+
+
+def _checked_digest(order: TrainOrder) -> str:
+    """Return the digest in the order, which names a folder here, if it is one.
 
     Raises:
         FederationError: It is something else, such as a path.
@@ -48,8 +81,3 @@ def checked_digest(order: TrainOrder) -> str:
     if not re.fullmatch(r"[0-9a-f]{64}", order.frozen_digest):
         raise FederationError("the digest in the order is none", "compare fedvox versions of server and site")
     return order.frozen_digest
-
-
-def part_of(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    """Return the tensors whose names begin with ``prefix``, without it."""
-    return {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}

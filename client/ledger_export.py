@@ -1,5 +1,8 @@
 """The ledger for a person who must answer for it: what was spent, on what, and in a public registry's fields.
 
+What is for the public has no time of day, no fingerprint of the patient set and no order's own name: they
+would say when a site worked and whether its patients changed.
+
 The fields follow the registry of differential privacy deployments that OpenDP and partners keep: data
 product, unit, budget, relation, mechanism, parameters and accounting.
 """
@@ -73,5 +76,17 @@ def registry_entry(ledger: Ledger, budget: Budget, site: str) -> dict[str, Any]:
         "scope": "every order that was paid for, answered or lost, of all studies and coordinators",
         "research_only": summary["research"],
         "ledger_head": summary["head"],
-        "events": ledger_rows(ledger),
+        "events": _public_events(ledger),
     }
+
+
+def _public_events(ledger: Ledger) -> list[dict[str, Any]]:
+    """Return what was paid for, equal orders of a study counted together."""
+    shown = ("study", "stage", "sampling_rate", "noise_multiplier", "clip_norm", "code", "mark")
+    groups: dict[tuple[Any, ...], dict[str, Any]] = {}
+    for row in ledger_rows(ledger):
+        key = tuple(row[name] for name in shown)
+        group = groups.setdefault(key, {**dict(zip(shown, key, strict=True)), "orders": 0, "steps": 0})
+        group["orders"] += 1
+        group["steps"] += row["steps"]
+    return list(groups.values())

@@ -1,10 +1,12 @@
 """A private round at a site: paid for first, computed once, stored, and only then sent.
 
-    policy  ->  RESERVE on the disk  ->  private steps  ->  reply and COMMIT on the disk  ->  reply leaves
+    policy  ->  order checked  ->  RESERVE on the disk  ->  private steps  ->  reply, COMMIT  ->  reply leaves
 
-What leaves is the trained tensors after the noise, and the proof that the ledger goes on: no loss, no time,
-no count. Files are checked and preprocessed when the site opens its data, and the list of patients is read
-for the fingerprint that RESERVE holds; nothing of that leaves. Training touches patients only after RESERVE.
+One order at a time, whoever asks. An order whose tensors do not fit, or whose condition the site's table
+does not give, is refused before it costs anything. What leaves is the trained tensors after the noise, and
+the proof that the ledger goes on: no loss, no time, no count. Files are checked and preprocessed when the
+site opens its data, and the list of patients is read for the fingerprint that RESERVE holds; nothing of that
+leaves. Training touches patients only after RESERVE.
 
 A step is plain gradient descent along the noised sum, so that a round of one step is that sum itself and
 nothing else; momentum and Adam are the server's, which needs no patient for them.
@@ -20,7 +22,7 @@ from torch import Tensor, nn
 
 from client.dataset import VolumeDataset
 from client.diffusion_stage import site_labels
-from client.frozen_store import frozen_tensors, part_of
+from client.frozen_store import refuse_other_shapes
 from client.latent_store import LatentStore
 from client.policy import Policy
 from client.private.gradient_engines import loop_gradients
@@ -32,17 +34,18 @@ from client.training_round import SiteContext
 from common.artifact import digest_of_tensors
 from common.code_digest import code_digest
 from common.diffusion.objective import Draws, Objective, make_objective
-from common.errors import LedgerError, PrivacyError
+from common.errors import FederationError, LedgerError, PrivacyError
 from common.federation.learning_rate import learning_rate_at
 from common.federation.messages import TrainOrder, TrainReport
 from common.federation.seeds import seeded_generator
+from common.frozen_networks import DENOISER_PREFIX, part_of
 from common.privacy.guard import refuse_leaks
 from common.privacy.ledger_format import OrderKey, Reserve
-from common.privacy.patient_gradients import RowLoss, Rows
+from common.privacy.patient_gradients import RowLoss, Rows, trainable
 from common.privacy.plan import PrivacyPlan
 from common.shapes import Latent
 from common.study import Study
-from common.study_denoiser import FROZEN_PREFIX, fresh_denoiser, study_denoiser
+from common.study_denoiser import fresh_denoiser, study_denoiser
 
 logger = logging.getLogger("fedvox.site")
 
@@ -77,6 +80,7 @@ class PrivateRounds:
         self._code = code_digest()
         network = fresh_denoiser(study, seeded_generator(study.seed, "shape only"))
         refuse_leaks(network, self._loss, _made_up_rows(study, self._objective), ENGINE)
+        self._trained = trainable(network)
 
     def execute(self, order: TrainOrder, context: SiteContext, store: LatentStore) -> TrainReport:
         """Return the reply to an order: the stored one if it was answered before.
@@ -84,22 +88,47 @@ class PrivateRounds:
         Raises:
             BudgetError: Neither the site's cap nor the study's rounds leave room for it; nothing was read.
             LedgerError: The ledger does not hold what the coordinator saw of it.
+            FederationError: The order does not fit the study; nothing was spent.
         """
         key = order_key(order)
-        self.ledger.acknowledge(order.ledger_head)
-        stored = self.ledger.stored_reply(key)
-        if stored is None:
-            frozen = frozen_tensors(order, store.folder)
-            self.ledger.reserve(
-                self._reservation(order, key, context.dataset),
-                self._budget,
-                most_rounds=self.plan.rounds + self.plan.spare_rounds,
-            )
-            report = self._computed(order, context, store, part_of(frozen, FROZEN_PREFIX))
-            stored = report_to_bytes(report)
-            self.ledger.commit(key, stored)
-        proof = self.ledger.proof_from(order.ledger_head, key)
+        with self.ledger.one_order_at_a_time():
+            self.ledger.acknowledge(order.ledger_head)
+            stored = self.ledger.stored_reply(key)
+            if stored is None:
+                stored = self._paid_and_computed(order, key, context, store)
+            proof = self.ledger.proof_from(order.ledger_head, key)
         return dataclasses.replace(report_from_bytes(stored), ledger=proof)
+
+    def _paid_and_computed(
+        self, order: TrainOrder, key: OrderKey, context: SiteContext, store: LatentStore
+    ) -> bytes:
+        """Return the stored reply to an order that had none."""
+        denoiser = self._denoiser(order, store).to(context.device)
+        labels = site_labels(self.study, order.site, context.dataset)
+        self.ledger.reserve(
+            self._reservation(order, key, context.dataset),
+            self._budget,
+            most_rounds=self.plan.rounds + self.plan.spare_rounds,
+        )
+        rows_of = PatientRows(
+            store.latents(order, context.dataset),
+            labels,
+            context.dataset.patients,
+            self.plan.draws,
+            self._objective,
+            context.device,
+        )
+        reply = report_to_bytes(self._trained_round(order, denoiser, rows_of, context))
+        self.ledger.commit(key, reply)
+        return reply
+
+    def _denoiser(self, order: TrainOrder, store: LatentStore) -> nn.Module:
+        """Return the network that the order means, after checking that it is the study's."""
+        refuse_other_shapes(order.parameters, self._trained)
+        if not all(bool(torch.isfinite(tensor).all()) for tensor in order.parameters.values()):
+            raise FederationError("the order's tensors are not finite", "go back to the round before")
+        fixed = part_of(store.frozen(order), DENOISER_PREFIX)
+        return study_denoiser(self.study, {**fixed, **order.parameters})
 
     def _reservation(self, order: TrainOrder, key: OrderKey, dataset: VolumeDataset) -> Reserve:
         return Reserve(
@@ -113,20 +142,10 @@ class PrivateRounds:
             time=datetime.now(UTC),
         )
 
-    def _computed(
-        self, order: TrainOrder, context: SiteContext, store: LatentStore, frozen: Mapping[str, Tensor]
+    def _trained_round(
+        self, order: TrainOrder, denoiser: nn.Module, rows_of: "PatientRows", context: SiteContext
     ) -> TrainReport:
-        """Make the round's steps from the order's parameters, with randomness drawn for them alone."""
-        latents = store.latents(order, context.dataset)
-        rows_of = PatientRows(
-            latents,
-            site_labels(self.study, order.site, context.dataset),
-            context.dataset.patients,
-            self.plan.draws,
-            self._objective,
-            context.device,
-        )
-        denoiser = study_denoiser(self.study, {**frozen, **order.parameters}).to(context.device)
+        """Make the round's steps, with randomness drawn for them alone."""
         step = PrivateStep(self.plan, order.stage.value, self._loss, rows_of, ENGINE)
         secret = RoundSecret.drawn()
         schedule = self.study.diffusion.training

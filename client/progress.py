@@ -1,11 +1,13 @@
 """Where a site's training stands, in a small file that others may look at while it runs."""
 
+import contextlib
 import json
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 from common.artifact import write_text_atomic
+from common.errors import ArtifactError
 
 INTERVAL_S = 0.5  # writing more often would cost more than it tells
 
@@ -25,7 +27,7 @@ class ProgressFile:
         self._written_at = 0.0
 
     def __call__(self, stage: str, round_index: int, step: int, num_steps: int, loss: float | None) -> None:
-        """Record one finished step; most calls write nothing."""
+        """Record one finished step; most calls write nothing, and one that cannot stops no training."""
         now = time.monotonic()
         if now - self._written_at < INTERVAL_S and step < num_steps:
             return
@@ -38,4 +40,5 @@ class ProgressFile:
             "loss": loss,
             "time": time.time(),
         }
-        write_text_atomic(self.path, json.dumps(content))
+        with contextlib.suppress(ArtifactError):  # a full disk
+            write_text_atomic(self.path, json.dumps(content))

@@ -2,7 +2,7 @@
 
 The same object runs inside Flower's simulation, in tests and at a hospital; only who calls
 `execute` differs. Whatever goes wrong inside, what leaves is one of the codes of `ErrorCode`; the
-text stays in the site's own log.
+text stays in the site's own log. In a private study, what patients can decide has one code.
 """
 
 import errno
@@ -10,12 +10,12 @@ import logging
 
 import torch
 
+from client.admission import check_admitted
 from client.codec_stage import train_codec_round
 from client.compute import applied
 from client.dataset import VolumeDataset
 from client.diffusion_stage import train_diffusion_round
 from client.latent_store import LatentStore
-from client.policy import check_policy
 from client.private_round import PrivateRounds
 from client.progress import ProgressFile, StepCallback
 from client.site_config import SiteConfig
@@ -88,9 +88,10 @@ class Site:
     def _train(self, order: TrainOrder) -> TrainReport:
         if order.study_digest != self.study.digest or order.site != self.name:
             raise WrongOrderError(f"order for study {order.study_digest[:12]}, site {order.site}")
-        check_policy(self.config.policy, self.study)
+        check_admitted(self.config, self.study)
         if self.study.privacy is not None and order.stage is not Stage.DIFFUSION:
             raise WrongOrderError("a private study has no codec stage")
+        private = None if self.study.privacy is None else self._private_rounds()  # no data without its book
         with applied(self.config.compute) as device:
             context = SiteContext(
                 self.study, self.dataset, self.config.compute, device, self.stream, self.on_step
@@ -98,8 +99,8 @@ class Site:
             if order.stage is Stage.CODEC:
                 return train_codec_round(order, context)
             store = LatentStore(self.config.state / "latents", self.study, device)
-            if self.study.privacy is not None:
-                return self._private_rounds().execute(order, context, store)
+            if private is not None:
+                return private.execute(order, context, store)
             return train_diffusion_round(order, context, store)
 
     def _private_rounds(self) -> PrivateRounds:

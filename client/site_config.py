@@ -6,7 +6,7 @@
     select: {site: alder, part: [generator, labelled]}   # optional: which rows of that table
     compute: {device: cuda, threads: 8}
     state: /var/lib/fedvox        # caches and the site's own files
-    policy: {require_privacy: true, epsilon: 8, delta: 1.0e-5, ledger: /var/lib/fedvox/ledger}
+    policy: {epsilon: 8, delta: 1.0e-5, ledger: /var/lib/fedvox/ledger}
 
 Relative paths are meant from the folder of the file they stand in.
 """
@@ -71,7 +71,9 @@ class SiteConfig(FrozenModel):
         name: The site's name in the study.
         data: Folder with the volumes.
         patients: CSV with the columns file, patient and, if wanted, class, site and part. Without it
-            every exam counts as its own patient.
+            every exam counts as its own patient, which a private study refuses unless
+            `one_exam_per_patient` says that it is so.
+        one_exam_per_patient: Whether no person has two exams in the folder; only without a table.
         select: Rows of that table to use.
         compute: Device and threads.
         state: Folder for the site's own files; it holds data derived from patients.
@@ -82,6 +84,7 @@ class SiteConfig(FrozenModel):
     name: SiteName
     data: Path
     patients: Path | None = None
+    one_exam_per_patient: bool = False
     select: Selection | None = None
     compute: Compute = Compute()
     state: Path = Path("state")
@@ -92,7 +95,14 @@ class SiteConfig(FrozenModel):
     def _selects_from_a_table(self) -> "SiteConfig":
         if self.select is not None and self.patients is None:
             raise ValueError("select needs a patient table: name its CSV as patients")
+        if self.one_exam_per_patient and self.patients is not None:
+            raise ValueError("patients says whose the exams are: leave one_exam_per_patient out")
         return self
+
+    @property
+    def knows_its_patients(self) -> bool:
+        """Whether somebody has said which exams are of one person."""
+        return self.patients is not None or self.one_exam_per_patient
 
     @property
     def cache_folder(self) -> Path:

@@ -13,10 +13,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from common.artifact import digest_of_tensors, write_bytes_atomic
+from common.artifact import OWNER_ONLY, digest_of_tensors, write_bytes_atomic
 from common.errors import ArtifactError
-
-OWNER_ONLY = 0o700  # the voxels in it are a patient's
 
 
 def cache_key(parts: Sequence[str]) -> str:

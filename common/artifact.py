@@ -9,6 +9,7 @@ import contextlib
 import hashlib
 import json
 import os
+import secrets
 import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -21,6 +22,7 @@ from torch import Tensor
 from common.errors import ArtifactError
 
 MANIFEST = "manifest.json"
+OWNER_ONLY = 0o700  # of folders that hold what patients decided
 
 
 def sha256_of_file(path: Path) -> str:
@@ -107,10 +109,10 @@ def read_manifest(folder: Path) -> dict[str, Any]:
 @contextlib.contextmanager
 def replaced_folder(folder: Path) -> Iterator[Path]:
     """Yield a temporary folder that becomes ``folder`` when the block ends without an error."""
-    partial = folder.with_name(f".{folder.name}.partial-{os.getpid()}")
-    previous = folder.with_name(f".{folder.name}.previous-{os.getpid()}")
+    own = secrets.token_hex(4)  # two threads of one process may write the same folder
+    partial = folder.with_name(f".{folder.name}.partial-{own}")
+    previous = folder.with_name(f".{folder.name}.previous-{own}")
     try:
-        shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
         yield partial
         _flush_tree(partial)
@@ -128,6 +130,13 @@ def replaced_folder(folder: Path) -> Iterator[Path]:
         shutil.rmtree(previous, ignore_errors=True)
 
 
+def remove_others(folder: Path, pattern: str) -> None:
+    """Remove the folders beside ``folder`` that ``pattern`` matches: only the newest of a kind is kept."""
+    for other in folder.parent.glob(pattern):
+        if other != folder:
+            shutil.rmtree(other, ignore_errors=True)
+
+
 def write_text_atomic(path: Path, text: str) -> None:
     """Write a small text file so that readers see the old content or the new, never a part.
 
@@ -137,15 +146,20 @@ def write_text_atomic(path: Path, text: str) -> None:
     write_bytes_atomic(path, text.encode())
 
 
-def write_bytes_atomic(path: Path, content: bytes) -> None:
+def write_bytes_atomic(path: Path, content: bytes, mode: int = 0o666) -> None:
     """Write a small file so that readers see the old content or the new, never a part.
+
+    Args:
+        path: The file.
+        content: Its bytes.
+        mode: Who may read and write it, less what the process' umask takes away.
 
     Raises:
         ArtifactError: The disk is full or not writable; the old content stays.
     """
-    partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
+    partial = path.with_name(f".{path.name}.partial-{secrets.token_hex(4)}")
     try:
-        with partial.open("wb") as file:
+        with os.fdopen(os.open(partial, os.O_CREAT | os.O_EXCL | os.O_WRONLY, mode), "wb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())

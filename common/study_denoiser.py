@@ -10,8 +10,6 @@ from common.diffusion.unet import UNetDenoiser, load_denoiser
 from common.federation.seeds import seeded_generator
 from common.study import Study
 
-FROZEN_PREFIX = "denoiser."  # of denoiser tensors among those that a stage uses and does not train
-
 
 def fresh_denoiser(study: Study, generator: torch.Generator) -> UNetDenoiser:
     """Return the denoiser before its first step, on the CPU; what is not trained takes no gradient."""

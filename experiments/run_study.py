@@ -1,6 +1,7 @@
 """Open a run folder for a study and its data, and run or resume it there."""
 
 import contextlib
+import dataclasses
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -94,10 +95,19 @@ def _opening_state(study: Study, start_from: Path | None) -> GlobalState | None:
 def resume_run(folder: Path) -> PreparedRun:
     """Open an earlier start of a run on the data it was started with.
 
+    A run that ended early, because privacy budgets were spent, asks the sites again: one may have a larger
+    cap by now.
+
     Raises:
         RunError: There is no such run, or its data has changed.
     """
-    return _reopen(RunFolder.open(folder).study(), folder, data_must_lie_in=None)
+    prepared = _reopen(RunFolder.open(folder).study(), folder, data_must_lie_in=None)
+    store = CheckpointStore(prepared.run.checkpoints, prepared.study.digest)
+    state = store.load_newest()
+    if state is not None and state.ended:
+        prepared.run.remove_results()  # they are of the model that was the last one then
+        store.save(dataclasses.replace(state, ended=False))
+    return prepared
 
 
 def start_run(prepared: PreparedRun) -> None:

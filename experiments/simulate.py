@@ -17,6 +17,7 @@ from flwr.simulation import run_simulation
 
 import client.app
 import server.app
+from client.admission import check_admitted
 from client.dataset import VolumeDataset
 from client.policy import Policy
 from client.private.ledger import Ledger
@@ -123,9 +124,12 @@ def check_sites(study: Study, configs: Mapping[str, SiteConfig]) -> dict[str, Vo
     """Return every site's opened dataset.
 
     Raises:
+        PolicyError: A private study, and nobody has said which exams are of one person.
         DataError: A file is not what the study needs.
         DuplicatePatientError: A patient is at two sites.
     """
+    for config in configs.values():
+        check_admitted(config, study)
     datasets = {name: VolumeDataset.open(config, study.volume) for name, config in configs.items()}
     home: dict[str, str] = {}
     for name, dataset in datasets.items():

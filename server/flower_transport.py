@@ -7,7 +7,7 @@ from flwr.app import Message, MessageType, RecordDict
 from flwr.serverapp import Grid
 
 from common.errors import FederationError, WireError
-from common.federation.messages import Report, TrainOrder
+from common.federation.messages import FailureReport, Report, TrainOrder
 from common.federation.wire import num_bytes, order_to_records, report_from_records
 from server.transport import Exchange
 
@@ -30,6 +30,7 @@ class FlowerTransport:
     def __init__(self, grid: Grid, sites: Sequence[str], connect_deadline_s: float) -> None:
         self.grid = grid
         self.node_of = self._find_sites(sites, connect_deadline_s)
+        self._site_of = {node: site for site, node in self.node_of.items()}
 
     def exchange(self, orders: Sequence[TrainOrder], deadline_s: float) -> Exchange:
         """Return what arrived within ``deadline_s`` seconds; late replies are not waited for."""
@@ -44,22 +45,37 @@ class FlowerTransport:
             if reply.has_error():
                 continue  # Flower's own failures carry free text: a missing report is what they mean
             bytes_up += num_bytes(reply.content)
-            try:
-                reports.append(report_from_records(reply.content))
-            except WireError:
-                continue
+            report = self._of_its_sender(reply)
+            if report is not None:
+                reports.append(report)
         return Exchange(reports, bytes_down, bytes_up)
+
+    def _of_its_sender(self, reply: Message) -> Report | None:
+        """Return the report in ``reply``; None if it is none, or speaks for another site than its node is.
+
+        A site that spoke for another could spoil what is known of the other's ledger.
+        """
+        site = self._site_of[reply.metadata.src_node_id]
+        try:
+            report = report_from_records(reply.content)
+        except WireError:
+            return None
+        if isinstance(report, FailureReport):
+            return FailureReport(site, report.code)  # the node may have failed before it knew its name
+        return report if report.site == site else None
 
     def _find_sites(self, sites: Sequence[str], deadline_s: float) -> dict[str, int]:
         give_up = time.monotonic() + deadline_s
         known: dict[str, int] = {}
+        failed = 0
         asked: set[int] = set()
         while True:
             new = [node for node in self.grid.get_node_ids() if node not in asked]
             asked.update(new)
             messages = [self._message(RecordDict(), HELLO, node, deadline_s) for node in new]
             for reply in self._send_and_receive(messages, max(1.0, give_up - time.monotonic())):
-                if reply.has_error():
+                if reply.has_error() or "site" not in reply.content.config_records:
+                    failed += 1  # its own log says why
                     continue
                 name = str(reply.content.config_records["site"]["name"])
                 if name in known:
@@ -70,8 +86,9 @@ class FlowerTransport:
                 return known
             if time.monotonic() > give_up:
                 raise FederationError(
-                    f"sites not connected after {deadline_s:.0f} s: {', '.join(missing)}",
-                    "start them, or edit federation.sites",
+                    f"sites not connected after {deadline_s:.0f} s: {', '.join(missing)}; "
+                    f"{failed} nodes answered that they cannot",
+                    "start them, read the log of those that cannot, or edit federation.sites",
                 )
             time.sleep(POLL_S)
 

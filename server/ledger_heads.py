@@ -61,9 +61,21 @@ class LedgerHeads:
                 _ASK,
             )
 
+    def start_again(self, site: str) -> None:
+        """Forget what is known of ``site``: its next proof opens a new record.
+
+        For a person who has asked the site, and knows that the ledger it goes on with is the whole one.
+        """
+        self._heads.pop(site, None)
+        self._forked = [name for name in self._forked if name != site]
+        self._save()
+
     def _save(self) -> None:
         content = {"heads": self._heads, "forked": self._forked}
         write_text_atomic(self._path, json.dumps(content, indent=2, sort_keys=True))
 
 
-_ASK = "ask the site which of its ledgers is whole; until a person has decided, its reports are refused"
+_ASK = (
+    "ask the site which of its ledgers is whole; its reports are refused until a person has decided "
+    "(fedvox study trust-ledger)"
+)

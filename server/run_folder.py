@@ -15,6 +15,7 @@ import importlib.metadata
 import json
 import platform
 import secrets
+import shutil
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,7 @@ from common.frozen import load_yaml, parse
 from common.study import Study
 
 RUN_FILE = "run.json"
+RESULTS = ("report.html", "metrics.json", "montages", "tensorboard", "synthetic")
 PACKAGES = ("fedvox", "torch", "flwr", "monai", "numpy", "nibabel", "ray")
 
 
@@ -119,6 +121,15 @@ class RunFolder:
     def study(self) -> Study:
         """Return the study of this run."""
         return parse(Study, load_yaml(self.study_file), where=str(self.study_file))
+
+    def remove_results(self) -> None:
+        """Remove what was made of the last global model: volumes, metrics, pictures, report."""
+        for name in RESULTS:
+            path = self.path / name
+            if path.is_dir():
+                shutil.rmtree(path)
+            else:
+                path.unlink(missing_ok=True)
 
     @property
     def identifier(self) -> str:

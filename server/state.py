@@ -9,11 +9,10 @@ from common.artifact import digest_of_tensors
 from common.errors import RunError
 from common.federation.messages import Stage
 from common.federation.seeds import seeded_generator
+from common.frozen_networks import CODEC_PREFIX, DENOISER_PREFIX, part_of, with_prefix
 from common.study import Study
-from common.study_denoiser import FROZEN_PREFIX, adapted_public_denoiser
+from common.study_denoiser import adapted_public_denoiser
 from server.initial import initial_codec, initial_denoiser
-
-CODEC_PREFIX = "codec."  # codec tensors among those of the codec stage; the rest are discriminators
 
 
 @dataclass(frozen=True)
@@ -49,17 +48,13 @@ class GlobalState:
     @property
     def frozen_codec(self) -> dict[str, Tensor]:
         """The codec without its discriminators, by the names of `Codec.state_dict`."""
-        return {
-            name.removeprefix(CODEC_PREFIX): tensor
-            for name, tensor in self.codec.items()
-            if name.startswith(CODEC_PREFIX)
-        }
+        return part_of(self.codec, CODEC_PREFIX)
 
     @property
     def frozen(self) -> dict[str, Tensor]:
         """What the diffusion stage uses and does not train: the codec, and part of a private denoiser."""
-        codec = {CODEC_PREFIX + name: tensor for name, tensor in self.frozen_codec.items()}
-        return codec | {FROZEN_PREFIX + name: tensor for name, tensor in self.denoiser_frozen.items()}
+        codec = with_prefix(self.frozen_codec, CODEC_PREFIX)
+        return codec | with_prefix(self.denoiser_frozen, DENOISER_PREFIX)
 
     @property
     def frozen_digest(self) -> str:
@@ -74,10 +69,8 @@ class GlobalState:
     @property
     def model_digest(self) -> str:
         """SHA-256 of the model that is released: codec and denoiser."""
-        codec = {CODEC_PREFIX + name: tensor for name, tensor in self.frozen_codec.items()}
-        return digest_of_tensors(
-            codec | {FROZEN_PREFIX + name: tensor for name, tensor in self.released_denoiser.items()}
-        )
+        codec = with_prefix(self.frozen_codec, CODEC_PREFIX)
+        return digest_of_tensors(codec | with_prefix(self.released_denoiser, DENOISER_PREFIX))
 
 
 def initial_state(study: Study) -> GlobalState:

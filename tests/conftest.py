@@ -1,7 +1,17 @@
 """What all tests share: hypothesis must be repeatable and patient."""
 
+import pytest
 from hypothesis import settings
 
 # A loaded machine must not fail a test, and a failure must come back when it is run again.
 settings.register_profile("fedvox", deadline=None, derandomize=True)
 settings.load_profile("fedvox")
+
+
+@pytest.fixture
+def flower_process(monkeypatch):
+    """Let this process make Flower messages, as one that Flower started can."""
+    from flwr.supercore.task_identity import TaskIdentity
+
+    for name in ("_task_id", "_run_id", "_node_id"):
+        monkeypatch.setattr(TaskIdentity, name, 1)

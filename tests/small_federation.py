@@ -64,6 +64,13 @@ def write_volumes(folder: Path, num: int, seed: int) -> Path:
     return folder
 
 
+def write_patient_table(folder: Path) -> None:
+    """Say of every file in ``folder`` that it is of a patient of its own."""
+    names = sorted(path.name for path in folder.glob("*.nii.gz"))
+    rows = [f"{name},{name.removesuffix('.nii.gz')}" for name in names]
+    (folder / "patients.csv").write_text("\n".join(["file,patient", *rows]) + "\n")
+
+
 PRIVATE = {
     "sampling_rate": 0.5,
     "nominal_patients": 4,
@@ -85,9 +92,9 @@ def private_study(public: GlobalState, sites=("a", "b"), epsilon=20.0, **changes
     return small_study(sites, privacy=privacy, codec__training={"rounds": 0, "local_steps": 1}, **changes)
 
 
-def public_state() -> GlobalState:
+def public_state(**changes) -> GlobalState:
     """Return a state of `small_study` that no patient touched, stirred so that gradients flow."""
-    study = small_study(("public",))
+    study = small_study(("public",), **changes)
     state = start_diffusion(initial_state(study), study)
     generator = torch.Generator().manual_seed(5)
     stirred = {n: t + 0.1 * torch.randn(t.shape, generator=generator) for n, t in state.denoiser.items()}
@@ -102,7 +109,14 @@ def make_site(name: str, data: Path, state: Path, study: Study, stream: str | No
         if not ledger.exists():
             Ledger.create(ledger)
         policy = Policy(epsilon=study.privacy.epsilon, delta=study.privacy.delta, ledger=ledger)
-    config = SiteConfig(name=name, data=data, state=state / name, compute=Compute(threads=1), policy=policy)
+    config = SiteConfig(
+        name=name,
+        data=data,
+        one_exam_per_patient=True,
+        state=state / name,
+        compute=Compute(threads=1),
+        policy=policy,
+    )
     return Site(config, study, stream=stream, on_step=lambda *_: None)
 
 

@@ -9,6 +9,7 @@ The same order later gets the stored bytes and costs nothing; anything computed 
     replies/        one file per committed order
     key             of the fingerprints of patient sets; known to nobody else
     lock            held while reading and writing; one process at a time
+    order           held while an order is done; one at a time
 """
 
 import fcntl
@@ -23,7 +24,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from common.artifact import flush_folder, sha256_of_file, write_bytes_atomic
+from common.artifact import OWNER_ONLY, flush_folder, sha256_of_file, write_bytes_atomic
 from common.errors import ArtifactError, BudgetError, LedgerError
 from common.federation.messages import LedgerProof
 from common.frozen import FrozenModel
@@ -42,6 +43,7 @@ from common.privacy.plan import Delta
 
 _MEND = "do not mend it by hand; restore the whole folder from before, or ask the data protection officer"
 
+_KEY = "key"
 _KEY_BYTES = 32
 
 
@@ -83,13 +85,24 @@ class Ledger:
     def create(cls, folder: Path) -> "Ledger":
         """Return a new, empty ledger; made once in a site's life, on purpose: it is a fresh budget.
 
+        Made whole by its last step, and readable for its owner alone. A folder in which an earlier call was
+        killed counts as empty.
+
         Raises:
             LedgerError: There is one already.
+            ArtifactError: The folder cannot be made.
         """
-        if folder.exists() and any(folder.iterdir()):
-            raise LedgerError(f"{folder} is not empty", "use the ledger that is there")
-        (folder / "replies").mkdir(parents=True)
-        write_bytes_atomic(folder / "key", os.urandom(_KEY_BYTES))
+        try:
+            folder.mkdir(mode=OWNER_ONLY, parents=True, exist_ok=True)
+            if any(not path.name.startswith((_KEY, f".{_KEY}.")) for path in folder.iterdir()):
+                raise LedgerError(f"{folder} is not empty", "use the ledger that is there")
+            folder.chmod(OWNER_ONLY)  # it may have been there, empty
+            write_bytes_atomic(folder / _KEY, os.urandom(_KEY_BYTES), mode=0o600)
+            (folder / "replies").mkdir(mode=OWNER_ONLY)
+        except OSError as error:
+            raise ArtifactError(
+                f"{folder} cannot be made: {error.strerror}", "let the site's user own the folder"
+            ) from None
         return cls(folder)
 
     def entries(self) -> list[Reserve | Commit]:
@@ -135,7 +148,7 @@ class Ledger:
         Raises:
             LedgerError: The key is missing.
         """
-        path = self.folder / "key"
+        path = self.folder / _KEY
         if not path.is_file():
             raise LedgerError(f"{path} is missing", _MEND)
         listed = json.dumps(sorted(set(patients))).encode()
@@ -215,10 +228,22 @@ class Ledger:
     def acknowledge(self, head: str) -> None:
         """Remember a head that a coordinator has countersigned: from now on it must stay in the chain."""
         with self._locked():
-            _refuse_missing([head], self._lines())
-            known = self._acknowledged()
-            if head not in {GENESIS, *known[-1:]}:
+            lines = self._lines()
+            _refuse_missing([head], lines)
+            heads = [GENESIS, *(line.head for line in lines)]
+            furthest = max(map(heads.index, self._acknowledged()), default=0)
+            if heads.index(head) > furthest:  # an older one says nothing new
                 self._write(self.folder / "heads.jsonl", json.dumps({"head": head}) + "\n")
+
+    @contextmanager
+    def one_order_at_a_time(self) -> Iterator[None]:
+        """Wait until no other process or thread does an order, and keep them waiting for the block.
+
+        So the same order that comes twice is computed once, and the second gets the first one's reply.
+        """
+        with (self.folder / "order").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
 
     def _acknowledged(self) -> list[str]:
         """Return the heads that coordinators have countersigned."""

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from client.site_config import Compute, Selection, SiteConfig
+from common.errors import RunError
 from common.study import Study
 
 LONGER = 3
@@ -50,7 +51,15 @@ def arms_of(study: Study, parts: tuple[str, ...]) -> tuple[Arm, ...]:
     Args:
         study: The federated study.
         parts: Parts of the split that a generator may learn from.
+
+    Raises:
+        RunError: The study is private: equal steps would not be equal privacy, and these arms keep no ledger.
     """
+    if study.privacy is not None:
+        raise RunError(
+            f"study {study.name} is private, and this comparison is of models without noise",
+            "leave its privacy section out",
+        )
     own = {site: Selection(site=site, part=parts) for site in study.federation.sites}
     everyone = {"pooled": Selection(part=parts)}
     alone = _with_sites(study, ("pooled",))

@@ -17,6 +17,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from client.ledger_export import registry_entry
 from client.private.ledger import Budget, Ledger
 from common.errors import ArtifactError, BudgetError, LedgerError
 from common.privacy.accountant import epsilon
@@ -244,6 +245,60 @@ def test_a_missing_folder_is_no_fresh_budget_and_a_ledger_is_not_created_twice(t
         Ledger.create(tmp_path / "ledger")
 
 
+def test_a_ledger_is_for_its_owners_eyes(tmp_path):
+    folder = tmp_path / "ledger"
+    folder.mkdir(mode=0o777)  # an empty mount point, say
+    Ledger.create(folder)
+    assert folder.stat().st_mode & 0o777 == 0o700
+    assert (folder / "replies").stat().st_mode & 0o777 == 0o700
+    assert (folder / "key").stat().st_mode & 0o777 == 0o600
+
+
+@pytest.mark.parametrize("killed_at", ["write_bytes_atomic", "flush_folder"])
+def test_a_ledger_that_was_half_created_is_created_by_the_next_call(tmp_path, monkeypatch, killed_at):
+    class Killed(BaseException):
+        pass
+
+    def kill(*args, **kwargs):
+        raise Killed
+
+    folder = tmp_path / "ledger"
+    with monkeypatch.context() as patch:
+        # Before the key is written; and at its last step, when it is in place but not yet flushed.
+        where = "client.private.ledger" if killed_at == "write_bytes_atomic" else "common.artifact"
+        patch.setattr(f"{where}.{killed_at}", kill)
+        with pytest.raises(Killed):
+            Ledger.create(folder)
+    with pytest.raises(LedgerError, match="holds no privacy ledger"):
+        Ledger(folder)
+    assert Ledger.create(folder).spent(1e-5) == 0
+
+
+def test_an_older_head_that_another_coordinator_sends_adds_nothing(tmp_path):
+    ledger = Ledger.create(tmp_path / "ledger")
+    seen = [GENESIS]
+    for index in (1, 2, 3):
+        ledger.reserve(reserve(order(index)), LAX, MOST_ROUNDS)
+        seen.append(ledger.head)
+    for head in (*seen, *seen, seen[3], seen[1]):
+        ledger.acknowledge(head)
+    written = (ledger.folder / "heads.jsonl").read_text().splitlines()
+    assert [json.loads(line)["head"] for line in written] == seen[1:]
+
+
+def test_what_is_exported_counts_everything_and_says_nothing_of_when_or_who(tmp_path):
+    ledger = Ledger.create(tmp_path / "ledger")
+    for index in (1, 2):
+        ledger.reserve(reserve(order(index), steps=3), LAX, MOST_ROUNDS)
+    ledger.reserve(reserve(order(3), noise=6.0, patients="e"), LAX, MOST_ROUNDS)
+    entry = registry_entry(ledger, LAX, "north")
+    counted = [(event["noise_multiplier"], event["orders"], event["steps"]) for event in entry["events"]]
+    assert counted == [(4.0, 2, 6), (6.0, 1, 2)]
+    assert entry["parameters"]["epsilon"] == ledger.spent(1e-5)
+    text = json.dumps(entry)
+    assert not any(secret in text for secret in ("d" * 64, "e" * 64, "2026", '"run"'))
+
+
 def test_an_order_whose_name_no_file_can_hold_is_refused():
     for run in ("\ud800", "../x", "", "a" * 200):
         with pytest.raises(ValueError, match="run"):
@@ -315,6 +370,24 @@ def test_reports_that_come_late_or_in_another_order_are_no_fork(tmp_path):
     other.accept("site", first)
     other.accept("site", second)
     assert other.last("site") == second.head
+
+
+def test_a_person_can_decide_to_go_on_with_a_ledger_that_was_refused(tmp_path):
+    heads, ledger = LedgerHeads(tmp_path / "heads.json"), Ledger.create(tmp_path / "site")
+    shutil.copytree(tmp_path / "site", tmp_path / "other")
+    ledger.reserve(reserve(order(1)), LAX, MOST_ROUNDS)
+    report(heads, ledger)
+    other = Ledger(tmp_path / "other")
+    other.reserve(reserve(order(1), noise=9.0), LAX, MOST_ROUNDS)
+    with pytest.raises(LedgerError):
+        heads.accept("site", other.proof_from(GENESIS))
+    with pytest.raises(LedgerError, match="forked before"):
+        report(heads, ledger)
+    heads.start_again("site")
+    again = LedgerHeads(tmp_path / "heads.json")
+    report(again, ledger)
+    with pytest.raises(LedgerError):
+        again.accept("site", other.proof_from(GENESIS))
 
 
 def test_a_report_without_a_line_of_its_own_is_refused(tmp_path):

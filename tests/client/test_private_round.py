@@ -2,21 +2,32 @@
 
 import dataclasses
 import logging
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
 
 from client import private_round
+from client.admission import PolicyError, check_admitted
 from client.policy import Policy
 from client.private.ledger import Ledger
+from client.progress import ProgressFile
 from client.site import Site
+from common.artifact import digest_of_tensors
 from common.errors import ConfigError, ErrorCode
 from common.federation.messages import FailureReport, Stage, TrainReport
 from common.privacy.accountant import epsilon
 from common.privacy.ledger_format import GENESIS, Commit, Reserve
 from server.collect import Collector
-from server.state import start_from_public
-from tests.small_federation import PRIVATE, Federation, private_study, public_state, write_volumes
+from server.state import initial_state, start_from_public
+from tests.small_federation import (
+    PRIVATE,
+    Federation,
+    private_study,
+    public_state,
+    small_study,
+    write_volumes,
+)
 
 
 @pytest.fixture(scope="module")
@@ -177,16 +188,115 @@ def test_a_policy_that_does_not_allow_the_study_is_kept(federation, changes, cap
     assert ledger_of(federation).entries() == []
 
 
-def test_a_site_that_requires_privacy_refuses_a_study_without(tmp_path, data):
-    from tests.small_federation import small_study
+def test_the_cap_holds_at_the_sites_own_delta(federation):
+    study = federation.study
+    assert study.privacy.epsilon == 20
+    assert study.privacy.delta == 1e-5
+    event = study.private_plan.event
+    same, smaller = epsilon([event], 1e-5), epsilon([event], 1e-9)
+    for cap, delta, refused in (
+        (same, 1e-5, False),
+        (same * 0.999, 1e-5, True),
+        (same, 1e-9, True),
+        (smaller, 1e-9, False),
+    ):
+        config = federation.sites["a"].config
+        policy = policy_of(federation, epsilon=cap, delta=delta)
+        if refused:
+            with pytest.raises(PolicyError, match=r"may spend epsilon"):
+                check_admitted(config.model_copy(update={"policy": policy}), study)
+        else:
+            check_admitted(config.model_copy(update={"policy": policy}), study)
 
+
+@pytest.mark.parametrize(
+    ("policy", "refused"),
+    [
+        ({}, False),
+        ({"require_privacy": True}, True),
+        ({"epsilon": 3, "ledger": "ledger"}, True),
+        ({"epsilon": 3, "ledger": "ledger", "require_privacy": False}, False),
+    ],
+)
+def test_a_site_with_a_ledger_refuses_studies_that_are_in_none(tmp_path, data, policy, refused):
     study = small_study(("a",))
     federation = Federation(tmp_path / "run", study, {"a": data["a"]})
-    config = federation.sites["a"].config.model_copy(update={"policy": Policy(require_privacy=True)})
-    from server.state import initial_state
-
+    config = federation.sites["a"].config.model_copy(update={"policy": Policy.model_validate(policy)})
     order = order_to_a(federation, initial_state(study))
-    assert Site(config, study).execute(order) == FailureReport("a", ErrorCode.CONFIG)
+    reply = Site(config, study, on_step=lambda *_: None).execute(order)
+    assert (reply == FailureReport("a", ErrorCode.CONFIG)) is refused
+    assert isinstance(reply, TrainReport) is not refused
+
+
+def test_a_private_study_needs_somebody_who_says_whose_the_exams_are(federation):
+    config = federation.sites["a"].config.model_copy(update={"one_exam_per_patient": False})
+    site = Site(config, federation.study, on_step=lambda *_: None)
+    assert site.execute(order_to_a(federation)) == FailureReport("a", ErrorCode.CONFIG)
+    assert ledger_of(federation).entries() == []
+
+
+def broken_orders(order):
+    """Orders that no honest server sends; each would otherwise cost the site a round."""
+    name, tensor = next(iter(order.parameters.items()))
+
+    def with_parameters(**changes):
+        return dataclasses.replace(order, parameters={**order.parameters, **changes})
+
+    def with_frozen(frozen):
+        return dataclasses.replace(order, frozen=frozen, frozen_digest=digest_of_tensors(frozen))
+
+    return {
+        "a tensor more": with_parameters(more=torch.zeros(3)),
+        "a frozen one among the trained": with_parameters(
+            **{n.removeprefix("denoiser."): t for n, t in order.frozen.items() if n.endswith("out.weight")},
+            another=torch.zeros(1),
+        ),
+        "a tensor less": dataclasses.replace(
+            order, parameters={n: t for n, t in order.parameters.items() if n != name}
+        ),
+        "another shape": with_parameters(**{name: tensor[None]}),
+        "another dtype": with_parameters(**{name: tensor.double()}),
+        "not a number": with_parameters(**{name: torch.full_like(tensor, float("nan"))}),
+        "a frozen one less": with_frozen(dict(list(order.frozen.items())[1:])),
+        "a frozen one more": with_frozen({**order.frozen, "codec.more": torch.zeros(3)}),
+        "frozen ones that are not sent": dataclasses.replace(order, frozen={}),
+        "frozen ones of another digest": dataclasses.replace(order, frozen_digest="0" * 64),
+    }
+
+
+def test_an_order_that_does_not_fit_costs_nothing(federation):
+    for what, broken in broken_orders(order_to_a(federation)).items():
+        reply = federation.sites["a"].execute(broken)
+        assert isinstance(reply, FailureReport), what
+        assert ledger_of(federation).entries() == [], what
+    assert isinstance(federation.sites["a"].execute(order_to_a(federation)), TrainReport)
+
+
+def test_a_table_without_the_classes_that_a_study_conditions_on_costs_nothing(tmp_path, data, public):
+    condition = {"kind": "class", "num_classes": 2}
+    opening = public_state(diffusion__model__condition=condition)
+    study = private_study(opening, ("a",), diffusion__model__condition=condition)
+    federation = opened(tmp_path / "run", study, data, opening)
+    assert federation.sites["a"].execute(order_to_a(federation)) == FailureReport("a", ErrorCode.INTERNAL)
+    assert ledger_of(federation).entries() == []
+
+
+def test_the_same_order_at_the_same_time_is_computed_once(federation):
+    order = order_to_a(federation)
+    sites = [Site(federation.sites["a"].config, federation.study, on_step=lambda *_: None) for _ in range(3)]
+    with ThreadPoolExecutor(3) as pool:
+        replies = list(pool.map(lambda site: site.execute(order), sites))
+    assert all(isinstance(reply, TrainReport) for reply in replies), replies
+    for name in order.parameters:
+        assert all(torch.equal(replies[0].parameters[name], reply.parameters[name]) for reply in replies)
+    assert [type(entry) for entry in ledger_of(federation).entries()] == [Reserve, Commit]
+
+
+def test_a_progress_file_that_cannot_be_written_stops_no_round(federation, tmp_path):
+    site = Site(
+        federation.sites["a"].config, federation.study, on_step=ProgressFile(tmp_path / "nowhere" / "p.json")
+    )
+    assert isinstance(site.execute(order_to_a(federation)), TrainReport)
 
 
 def test_a_private_study_has_no_codec_stage_whatever_the_server_asks(federation):
@@ -215,7 +325,8 @@ def test_no_file_of_the_site_but_the_ledger_and_caches_remains(federation):
     state = federation.sites["a"].config.state
     names = {path.relative_to(state).parts[0] for path in state.rglob("*")}
     assert names == {"ledger", "latents", "cache"}
-    assert {path.name for path in (state / "ledger").iterdir()} == {"ledger.jsonl", "key", "lock", "replies"}
+    files = {"ledger.jsonl", "key", "lock", "order", "replies"}
+    assert {path.name for path in (state / "ledger").iterdir()} == files
 
 
 @pytest.mark.parametrize("digest", ["../../../elsewhere", "", "F" * 64, "a" * 63 + "/"])

@@ -1,13 +1,18 @@
 """A private study as its people run it: coordinator, site engineer, data protection officer."""
 
+import dataclasses
 import json
 import re
+import shutil
 from pathlib import Path
 
 import pytest
 import yaml
 from command_line import fedvox, refused
-from small_federation import small_study, write_volumes
+from small_federation import small_study, write_patient_table, write_volumes
+
+from server.checkpoint import CheckpointStore
+from server.run_folder import RunFolder
 
 SITES = ("north", "south")
 INIT = ("--start-from", "runs/public", "--patients", 8, "--epsilon", 6, "--rounds", 2)
@@ -19,7 +24,7 @@ def story(tmp_path_factory):
     folder = tmp_path_factory.mktemp("private")
     write_volumes(folder / "open" / "public", 3, 0)
     for seed, site in enumerate(SITES, start=1):
-        write_volumes(folder / "data" / site, 3, seed)
+        write_patient_table(write_volumes(folder / "data" / site, 3, seed))
     study = small_study(("public",), volume__shape=[28, 28, 28], name="public")  # what MS-SSIM needs
     (folder / "public.yaml").write_text(yaml.safe_dump(study.model_dump(mode="json", exclude_none=True)))
     sites = [word for site in SITES for word in ("--site", site)]
@@ -78,7 +83,9 @@ def test_every_site_can_show_verify_and_export_what_was_spent(story, site):
     entry = json.loads((folder / f"{site}.json").read_text())
     assert entry["parameters"]["epsilon"] == summary["epsilon spent"]
     assert entry["privacy_unit"].startswith("patient")
-    assert len(entry["events"]) == 2
+    (event,) = entry["events"]
+    assert (event["orders"], event["steps"]) == (2, 2)
+    assert event.keys().isdisjoint({"time", "patients", "run", "round"})
     text = fedvox("site", "ledger", "show", site_file(site), cwd=folder).stdout
     assert "epsilon spent" in text
 
@@ -93,9 +100,53 @@ def test_nothing_of_a_site_but_the_ledger_head_reaches_the_coordinators_files(st
             assert said == {"steps": 1, "seconds": 0.0, "metrics": {}}
 
 
-def test_an_altered_reply_is_found(story, tmp_path):
-    import shutil
+def test_a_run_that_ended_for_want_of_budget_asks_again_when_it_is_resumed(story):
+    folder, finished = story
+    run = RunFolder.open(folder / "runs" / "private")
+    report = (run.path / "report.html").read_text()
+    shutil.rmtree(run.checkpoints / "diffusion-0002")
+    store = CheckpointStore(run.checkpoints, run.study().digest)
+    store.save(dataclasses.replace(store.load_newest(), ended=True))
+    (run.path / "report.html").write_text("of the model that was the last one then")
+    result = fedvox("study", "resume", "--run", "runs/private", "--json", cwd=folder)
+    assert result.returncode == 0, result.stderr
+    assert json.loads(result.stdout)["model"] == finished["model"]
+    assert len((run.path / "report.html").read_text()) > 0.9 * len(report)
+    shown = fedvox("site", "ledger", "show", site_file("north"), "--json", cwd=folder)
+    assert json.loads(shown.stdout)["summary"]["orders paid for"] == 2  # the reply was stored
 
+
+def test_a_simulation_refuses_to_guess_whose_exams_they_are(story, tmp_path):
+    folder, _ = story
+    for seed, site in enumerate(SITES):
+        write_volumes(tmp_path / "data" / site, 2, seed)
+    result = fedvox(
+        "study",
+        "run",
+        folder / "private.yaml",
+        "--data",
+        "data",
+        "--start-from",
+        folder / "runs" / "public",
+        cwd=tmp_path,
+    )
+    refused(result, "nobody has said which exams are of one person", "patients.csv")
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_coordinator_can_decide_to_trust_a_ledger_again(story):
+    folder, _ = story
+    heads_file = folder / "runs" / "private" / "ledger_heads.json"
+    before = heads_file.read_text()
+    trust = ("study", "trust-ledger", "--run", "runs/private", "--site")
+    refused(fedvox(*trust, "nowhere", cwd=folder), "has no site nowhere")
+    assert heads_file.read_text() == before
+    assert fedvox(*trust, "north", cwd=folder).returncode == 0
+    assert set(json.loads(heads_file.read_text())["heads"]) == {"south"}
+    heads_file.write_text(before)
+
+
+def test_an_altered_reply_is_found(story, tmp_path):
     folder, _ = story
     shutil.copytree(folder / "runs" / "private" / "sites" / "north" / "ledger", tmp_path / "ledger")
     reply = next((tmp_path / "ledger" / "replies").iterdir())

@@ -14,6 +14,7 @@ import pytest
 import yaml
 from command_line import fedvox, save_volume
 from real_data import DATA, needs_real_data
+from small_federation import write_patient_table
 
 ROOT = Path(__file__).parents[2]
 CONFIGS = ROOT / "experiments" / "configs"
@@ -57,6 +58,7 @@ def newcomer(tmp_path_factory):
         for index in range(3):
             name = f"{Path(place).name}-{index}.nii.gz"
             save_volume(folder / "data" / place / name, generator, side=32, spacing_mm=4.0)
+        write_patient_table(folder / "data" / place)
     return folder
 
 

@@ -6,10 +6,10 @@ import nibabel as nib
 import numpy as np
 import pytest
 import yaml
-from small_federation import small_study
+from small_federation import private_study, public_state, small_study
 
 from client.site_config import Compute
-from common.errors import ConfigError
+from common.errors import ConfigError, RunError
 from experiments.baselines.arms import arms_of
 from experiments.baselines.compare import compare
 from experiments.baselines.measure import psnr_differences
@@ -45,6 +45,11 @@ def comparison(tmp_path_factory):
     said = []
     results = compare(file, folder / "data", folder / "runs", Compute(threads=1), said.append)
     return folder, file, results
+
+
+def test_a_private_study_has_no_arms_without_noise():
+    with pytest.raises(RunError, match="is private"):
+        arms_of(private_study(public_state()), ("generator",))
 
 
 def test_every_arm_makes_the_same_number_of_steps_in_a_row_but_the_longer_one():

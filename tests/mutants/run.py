@@ -12,7 +12,8 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from planted import MUTANTS, Mutant
+from mutant import Mutant
+from planted import MUTANTS
 
 ROOT = Path(__file__).parents[2]
 PARTS = ("common", "client", "server", "experiments", "cli", "tests", "pyproject.toml", "README.md", "docs")
