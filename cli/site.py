@@ -8,7 +8,8 @@ import typer
 
 from cli.console import out, print_json, table
 from client.ledger_export import ledger_rows, ledger_summary, registry_entry
-from client.private.ledger import Budget, Ledger
+from client.private.budget import Budget
+from client.private.ledger import Ledger
 from client.site_config import load_site_config
 from common.artifact import write_text_atomic
 from common.errors import ConfigError

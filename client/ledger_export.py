@@ -9,7 +9,8 @@ product, unit, budget, relation, mechanism, parameters and accounting.
 
 from typing import Any
 
-from client.private.ledger import Budget, Ledger
+from client.private.budget import Budget
+from client.private.ledger import Ledger
 from common.privacy.ledger_format import Commit, Reserve
 
 

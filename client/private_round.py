@@ -25,8 +25,9 @@ from client.diffusion_stage import site_labels
 from client.frozen_store import refuse_other_shapes
 from client.latent_store import LatentStore
 from client.policy import Policy
+from client.private.budget import Budget
 from client.private.gradient_engines import loop_gradients
-from client.private.ledger import Budget, Ledger
+from client.private.ledger import Ledger
 from client.private.private_step import PrivateStep
 from client.private.secret_stream import RoundSecret, SecretStream
 from client.stored_report import report_from_bytes, report_to_bytes

@@ -24,10 +24,11 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
+from client.private.budget import Budget, BudgetCheck
+from client.private.line_file import append_line, whole_content
 from common.artifact import OWNER_ONLY, flush_folder, sha256_of_file, write_bytes_atomic
 from common.errors import ArtifactError, BudgetError, LedgerError
 from common.federation.messages import LedgerProof
-from common.frozen import FrozenModel
 from common.privacy.accountant import epsilon
 from common.privacy.ledger_format import (
     GENESIS,
@@ -39,24 +40,11 @@ from common.privacy.ledger_format import (
     next_line,
     spent_events,
 )
-from common.privacy.plan import Delta
 
 _MEND = "do not mend it by hand; restore the whole folder from before, or ask the data protection officer"
 
 _KEY = "key"
 _KEY_BYTES = 32
-
-
-class Budget(FrozenModel):
-    """The most that a site lets its patients' presence be told, over everything it ever takes part in.
-
-    Attributes:
-        epsilon: Cap of the joint epsilon.
-        delta: Total delta.
-    """
-
-    epsilon: float
-    delta: Delta
 
 
 class Ledger:
@@ -71,6 +59,8 @@ class Ledger:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self._check = BudgetCheck()
+        self._read: tuple[bytes, list[LedgerLine]] = (b"", [])
         if not (folder / "replies").is_dir():
             raise LedgerError(
                 f"{folder} holds no privacy ledger",
@@ -170,14 +160,12 @@ class Ledger:
         with self._locked():
             lines = self._lines()
             _refuse_further_rounds(entry, lines, most_rounds)
-            events = spent_events([*(line.entry for line in lines), entry])
-            would_be = epsilon(events, budget.delta)
-            if not would_be <= budget.epsilon:
-                raise BudgetError(
-                    f"this order would bring the joint epsilon to {would_be:.3f}, above the cap of "
-                    f"{budget.epsilon:g} at delta {budget.delta:g}",
-                    "the stage ends with the last global model; a larger cap is for the site to decide",
-                )
+            entries = [line.entry for line in lines]
+            self._check.refuse_beyond(
+                budget,
+                events=spent_events([*entries, entry]),
+                ahead=spent_events([*entries, *[entry] * (most_rounds - _rounds_of(entry, lines))]),
+            )
             self._append(next_line(_head(lines), entry))
 
     def commit(self, order: OrderKey, reply: bytes) -> None:
@@ -233,7 +221,7 @@ class Ledger:
             heads = [GENESIS, *(line.head for line in lines)]
             furthest = max(map(heads.index, self._acknowledged()), default=0)
             if heads.index(head) > furthest:  # an older one says nothing new
-                self._write(self.folder / "heads.jsonl", json.dumps({"head": head}) + "\n")
+                append_line(self.folder / "heads.jsonl", json.dumps({"head": head}))
 
     @contextmanager
     def one_order_at_a_time(self) -> Iterator[None]:
@@ -247,7 +235,8 @@ class Ledger:
 
     def _acknowledged(self) -> list[str]:
         """Return the heads that coordinators have countersigned."""
-        return [str(json.loads(text)["head"]) for text in _whole_lines(self.folder / "heads.jsonl")]
+        written = whole_content(self.folder / "heads.jsonl").splitlines()
+        return [str(json.loads(text)["head"]) for text in written]
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
@@ -256,9 +245,16 @@ class Ledger:
             yield
 
     def _lines(self) -> list[LedgerLine]:
-        """Return the chain, checked from its first line, with every acknowledged head in it."""
-        lines: list[LedgerLine] = []
-        for number, written in enumerate(_whole_lines(self.folder / "ledger.jsonl"), start=1):
+        """Return the chain, checked from its first line, with every acknowledged head in it.
+
+        What this process has checked before is not parsed again while its bytes are the same.
+        """
+        content = whole_content(self.folder / "ledger.jsonl")
+        checked, lines = self._read
+        if not content.startswith(checked):
+            checked, lines = b"", []
+        lines = list(lines)
+        for number, written in enumerate(content[len(checked) :].splitlines(), start=len(lines) + 1):
             try:
                 line = LedgerLine.model_validate_json(written)
             except ValidationError:
@@ -267,59 +263,14 @@ class Ledger:
                 raise LedgerError(f"line {number} of the ledger does not follow from the one before", _MEND)
             lines.append(line)
         _refuse_missing(self._acknowledged(), lines)
+        self._read = (content, lines)
         return lines
 
     def _append(self, line: LedgerLine) -> None:
-        self._write(self.folder / "ledger.jsonl", line.to_json() + "\n")
-
-    def _write(self, path: Path, text: str) -> None:
-        """Append and fsync; what is only half written is taken off again."""
-        size = path.stat().st_size if path.exists() else 0
-        try:
-            with path.open("ab") as file:
-                file.write(text.encode())
-                file.flush()
-                os.fsync(file.fileno())
-            if size == 0:
-                flush_folder(path.parent)
-        except OSError as error:
-            with path.open("ab") as file:
-                file.truncate(size)
-            raise ArtifactError(
-                f"{path} could not be written: {error.strerror}", "free some disk space"
-            ) from None
+        append_line(self.folder / "ledger.jsonl", line.to_json())
 
     def _reply_path(self, order: OrderKey) -> Path:
         return self.folder / "replies" / order.digest
-
-
-def _whole_lines(path: Path) -> list[bytes]:
-    """Return the lines of a file, and cut off a last one that was half written.
-
-    A line is written and flushed in one piece before anything rests on it, so half a line is the work of a
-    crash, and nothing rests on it. One that only lacks its end is whole, and gets it.
-    """
-    content = path.read_bytes() if path.is_file() else b""
-    if content and not content.endswith(b"\n"):
-        start = content.rfind(b"\n") + 1
-        with path.open("r+b") as file:
-            if _is_json(content[start:]):
-                file.seek(0, os.SEEK_END)
-                file.write(b"\n")
-            else:
-                file.truncate(start)
-                content = content[:start]
-            file.flush()
-            os.fsync(file.fileno())
-    return content.splitlines()
-
-
-def _is_json(text: bytes) -> bool:
-    try:
-        json.loads(text)
-    except ValueError:
-        return False
-    return True
 
 
 def _refuse_missing(heads: list[str], lines: list[LedgerLine]) -> None:
@@ -329,13 +280,17 @@ def _refuse_missing(heads: list[str], lines: list[LedgerLine]) -> None:
 
 
 def _refuse_further_rounds(entry: Reserve, lines: list[LedgerLine], most_rounds: int) -> None:
-    paid = [line.entry for line in lines if isinstance(line.entry, Reserve)]
-    had = sum(p.study == entry.study and p.order.stage == entry.order.stage for p in paid)
-    if had >= most_rounds:
+    if _rounds_of(entry, lines) >= most_rounds:
         raise BudgetError(
             f"the study has had its {most_rounds} rounds, spare ones included",
             "the stage ends with the last global model; more rounds are another study",
         )
+
+
+def _rounds_of(entry: Reserve, lines: list[LedgerLine]) -> int:
+    """Return how many rounds of the same study and stage are paid for."""
+    paid = [line.entry for line in lines if isinstance(line.entry, Reserve)]
+    return sum(p.study == entry.study and p.order.stage == entry.order.stage for p in paid)
 
 
 def _head(lines: list[LedgerLine]) -> str:

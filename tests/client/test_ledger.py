@@ -18,7 +18,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from client.ledger_export import registry_entry
-from client.private.ledger import Budget, Ledger
+from client.private.budget import Budget
+from client.private.ledger import Ledger
 from common.errors import ArtifactError, BudgetError, LedgerError
 from common.privacy.accountant import epsilon
 from common.privacy.events import SampledGaussian
@@ -237,6 +238,19 @@ def test_a_ledger_rolled_back_under_a_running_process_takes_no_reservation(tmp_p
         ledger.reserve(reserve(order(3)), LAX, MOST_ROUNDS)
 
 
+def test_a_line_that_is_changed_while_the_site_runs_is_noticed(tmp_path):
+    ledger = Ledger.create(tmp_path / "ledger")
+    for index in (1, 2):
+        ledger.reserve(reserve(order(index)), LAX, MOST_ROUNDS)
+    path = tmp_path / "ledger" / "ledger.jsonl"
+    whole = path.read_text()
+    path.write_text(whole.replace('"steps":2', '"steps":1', 1))
+    with pytest.raises(LedgerError, match="line 1 of the ledger does not follow"):
+        ledger.entries()
+    path.write_text(whole)
+    assert len(ledger.entries()) == 2
+
+
 def test_a_missing_folder_is_no_fresh_budget_and_a_ledger_is_not_created_twice(tmp_path):
     with pytest.raises(LedgerError, match="holds no privacy ledger"):
         Ledger(tmp_path / "unmounted")
@@ -438,7 +452,7 @@ def _work(folder: Path, sent: Path, seed: int) -> None:
 def test_a_kill_at_any_moment_never_lowers_the_ledger_below_what_left(tmp_path, monkeypatch):
     """Fifty processes, each killed at a random moment; the recount takes only the replies that left."""
     # Steps instead of epsilon: the budget is not what is tested, and accounting would hide the crashes.
-    monkeypatch.setattr("client.private.ledger.epsilon", lambda events, _: sum(e.steps for e in events))
+    monkeypatch.setattr("client.private.budget.epsilon", lambda events, _: sum(e.steps for e in events))
     context, source = multiprocessing.get_context("fork"), random.Random(3)
     folder, sent = tmp_path / "ledger", tmp_path / "sent"
     Ledger.create(folder)

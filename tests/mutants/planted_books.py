@@ -68,9 +68,9 @@ MUTANTS = (
     ),
     Mutant(
         "reservation not flushed to the disk",
-        "client/private/ledger.py",
-        "                os.fsync(file.fileno())\n            if size",
-        "            if size",
+        "client/private/line_file.py",
+        "            os.fsync(file.fileno())\n        if size",
+        "        if size",
         LEDGER,
     ),
     Mutant(
@@ -89,9 +89,23 @@ MUTANTS = (
     ),
     Mutant(
         "cap not enforced",
-        "client/private/ledger.py",
+        "client/private/budget.py",
         "if not would_be <= budget.epsilon:",
         "if not would_be <= 2 * budget.epsilon:",
+        LEDGER,
+    ),
+    Mutant(
+        "what fitted once fits for ever",
+        "client/private/budget.py",
+        "known.get(mechanism, 0) >= steps",
+        "known.get(mechanism, 0) > 0",
+        ("tests/client/test_budget.py",),
+    ),
+    Mutant(
+        "a ledger that is not read again after it was changed",
+        "client/private/ledger.py",
+        "if not content.startswith(checked):",
+        "if len(content) < len(checked):",
         LEDGER,
     ),
     Mutant(
