@@ -11,27 +11,77 @@ from client.site_config import Compute
 from common.errors import ConfigError
 from experiments.baselines.compare import compare, write_results
 from experiments.baselines.table import comparison_text
+from experiments.privacy_utility.compare import compare_privacy
+from experiments.privacy_utility.jobs import Bench
+from experiments.privacy_utility.plot import plot_privacy_utility
+from experiments.privacy_utility.settings import Settings, smoke_settings
+from experiments.privacy_utility.table import privacy_utility_text
 
 experiment_app = typer.Typer(help="Run a comparison.", no_args_is_help=True, rich_markup_mode="rich")
 
 CONFIGS = Path(__file__).parents[1] / "experiments" / "configs"
 STUDIES = {"hippocampus": "hippocampus-mri", "breast_dce": "breast-dce-mri"}
+BASELINES, PRIVACY_UTILITY = "baselines", "privacy-utility"
+EXPERIMENTS = (BASELINES, PRIVACY_UTILITY)
+
+Name = Annotated[str, typer.Argument(help=f"Which comparison: {' or '.join(EXPERIMENTS)}.")]
+Runs = Annotated[Path, typer.Option("--runs", help="Folder that holds all runs.")]
 
 
 @experiment_app.command("run")
 def run(
-    name: Annotated[str, typer.Argument(help="Which comparison: baselines.")],
+    name: Name,
     data: Annotated[Path, typer.Option("--data", help="Folder with hippocampus-mri and breast-dce-mri.")],
-    study: Annotated[list[str] | None, typer.Option("--study", help="Only this study; repeat it.")] = None,
-    runs: Annotated[Path, typer.Option("--runs", help="Folder that holds all runs.")] = Path("runs"),
-    threads: Annotated[int, typer.Option("--threads", min=1, help="CPU threads.")] = 2,
+    study: Annotated[
+        list[str] | None, typer.Option("--study", help="baselines: only this study; repeat it.")
+    ] = None,
+    runs: Runs = Path("runs"),
+    threads: Annotated[
+        int, typer.Option("--threads", min=1, help="CPU threads; privacy-utility: as many jobs at a time.")
+    ] = 2,
+    smoke: Annotated[
+        bool, typer.Option("--smoke", help="privacy-utility: minutes, proving nothing.")
+    ] = False,
     json: Annotated[bool, typer.Option("--json", help="Print the results.")] = False,
 ) -> None:
-    """Compare federated, pooled and local-only training on test patients; resumable.
+    """Run a comparison, or go on with one.
+
+    [bold]baselines[/]: federated against pooled and local-only training, on test patients.
+    [bold]privacy-utility[/]: training under differential privacy against a public model alone.
 
     Example: [bold]fedvox experiment run baselines --data /data[/]
+
+    Example: [bold]fedvox experiment run privacy-utility --data /data --smoke[/]
     """
     _known(name)
+    if name == PRIVACY_UTILITY:
+        name = f"{PRIVACY_UTILITY}-smoke" if smoke else PRIVACY_UTILITY
+        results = {name: _run_privacy_utility(data, runs / name, threads, smoke)}
+    else:
+        results = _run_baselines(data, study, runs, threads)
+    if json:
+        print_json(results)
+        return
+    for found in results.values():
+        _print(found)
+    out.print(f"figures in {runs / name}", highlight=False)
+
+
+@experiment_app.command("table")
+def show_table(name: Name, runs: Runs = Path("runs")) -> None:
+    """Print a finished comparison as Markdown.
+
+    Example: [bold]fedvox experiment table baselines[/]
+    """
+    _known(name)
+    files = sorted((runs / name).glob("*.json"))
+    if not files:
+        raise ConfigError(f"no figures in {runs / name}", f"run fedvox experiment run {name} first")
+    for file in files:
+        _print(json_module.loads(file.read_text(encoding="utf-8")))
+
+
+def _run_baselines(data: Path, study: list[str] | None, runs: Path, threads: int) -> dict[str, Any]:
     unknown = sorted(set(study or ()) - STUDIES.keys())
     if unknown:
         raise ConfigError(f"no study called {unknown[0]}", f"known: {', '.join(STUDIES)}")
@@ -40,41 +90,34 @@ def run(
         results[one] = compare(
             CONFIGS / f"{one}.yaml",
             (data / STUDIES[one]).resolve(),
-            runs / "baselines" / one,
+            runs / BASELINES / one,
             Compute(threads=threads),
-            lambda text: err.print(text, highlight=False),
+            _say,
         )
-        write_results(runs / "baselines" / f"{one}.json", results[one])
-    if json:
-        print_json(results)
-        return
-    for found in results.values():
-        _print(found)
-    out.print(f"figures in {runs / 'baselines'}", highlight=False)
+        write_results(runs / BASELINES / f"{one}.json", results[one])
+    return results
 
 
-@experiment_app.command("table")
-def show_table(
-    name: Annotated[str, typer.Argument(help="Which comparison: baselines.")],
-    runs: Annotated[Path, typer.Option("--runs", help="Folder that holds all runs.")] = Path("runs"),
-) -> None:
-    """Print a finished comparison as Markdown.
+def _run_privacy_utility(data: Path, folder: Path, workers: int, smoke: bool) -> dict[str, Any]:
+    settings = smoke_settings() if smoke else Settings()
+    results = compare_privacy(data, Bench(folder / "work", settings, workers, _say))
+    write_results(folder / f"{PRIVACY_UTILITY}.json", results)
+    plot_privacy_utility(results, folder / f"{PRIVACY_UTILITY}.png")
+    return results
 
-    Example: [bold]fedvox experiment table baselines[/]
-    """
-    _known(name)
-    files = sorted((runs / "baselines").glob("*.json"))
-    if not files:
-        raise ConfigError(f"no figures in {runs / 'baselines'}", "run fedvox experiment run baselines first")
-    for file in files:
-        _print(json_module.loads(file.read_text(encoding="utf-8")))
+
+def _say(text: str) -> None:
+    err.print(text, highlight=False)
 
 
 def _print(results: dict[str, Any]) -> None:
-    text = f"## {results['study']}\n\n{comparison_text(results)}\n"
+    if "study" in results:
+        text = f"## {results['study']}\n\n{comparison_text(results)}\n"
+    else:
+        text = f"{privacy_utility_text(results)}\n"
     out.print(text, markup=False, highlight=False, soft_wrap=True)
 
 
 def _known(name: str) -> None:
-    if name != "baselines":
-        raise ConfigError(f"no experiment called {name}", "known: baselines")
+    if name not in EXPERIMENTS:
+        raise ConfigError(f"no experiment called {name}", f"known: {', '.join(EXPERIMENTS)}")
