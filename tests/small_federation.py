@@ -80,14 +80,14 @@ PRIVATE = {
 }
 
 
-def private_study(public: GlobalState, sites=("a", "b"), epsilon=20.0, **changes) -> Study:
+def private_study(public: GlobalState, sites=("a", "b"), epsilon=20.0, stage=None, **changes) -> Study:
     """Return a private study that starts from ``public``, a state of `small_study`."""
     privacy = {
         "epsilon": epsilon,
         "delta": 1e-5,
         "public_model": public.model_digest,
         "trainable": {"kind": "lora", "rank": 1},
-        "diffusion": PRIVATE,
+        "diffusion": stage or PRIVATE,
     }
     return small_study(sites, privacy=privacy, codec__training={"rounds": 0, "local_steps": 1}, **changes)
 
@@ -109,10 +109,12 @@ def make_site(name: str, data: Path, state: Path, study: Study, stream: str | No
         if not ledger.exists():
             Ledger.create(ledger)
         policy = Policy(epsilon=study.privacy.epsilon, delta=study.privacy.delta, ledger=ledger)
+    table = data / "patients.csv" if (data / "patients.csv").is_file() else None
     config = SiteConfig(
         name=name,
         data=data,
-        one_exam_per_patient=True,
+        patients=table,
+        one_exam_per_patient=table is None,
         state=state / name,
         compute=Compute(threads=1),
         policy=policy,
