@@ -6,7 +6,7 @@ vmap_gradients   torch.func.vmap over rows: for networks whose layers Opacus has
 """
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from opacus import GradSampleModule
@@ -41,10 +41,7 @@ def hook_gradients(module: nn.Module, loss: RowLoss, rows: Rows, counts: Sequenc
     watched: GradSampleModule | None = None
     try:
         watched = GradSampleModule(module, loss_reduction="sum", strict=True)
-        with warnings.catch_warnings():
-            # Inputs need no gradient here, which PyTorch's full backward hooks remark on.
-            warnings.filterwarnings("ignore", message="Full backward hook is firing")
-            loss(module, rows).sum().backward()  # type: ignore[no-untyped-call]
+        _backward(module, loss, rows, parameters)
         per_row = {name: _rows_of(name, parameter, sum(counts)) for name, parameter in parameters.items()}
     finally:
         if watched is not None:
@@ -66,6 +63,36 @@ def vmap_gradients(module: nn.Module, loss: RowLoss, rows: Rows, counts: Sequenc
 
     per_row = vmap(grad(loss_of_row), in_dims=(None, 0))(parameters, dict(rows))
     return {name: _means(rows_of_one, counts) for name, rows_of_one in per_row.items()}
+
+
+def _backward(module: nn.Module, loss: RowLoss, rows: Rows, parameters: Mapping[str, nn.Parameter]) -> None:
+    """Let the hooks see one backward pass, without the sums over rows that it would make beside them.
+
+    Those of convolutions and linear layers take a third of a pass and are thrown away. They are left out by
+    asking for other gradients: of all parameters but theirs, and of their inputs, which every pass goes by.
+    """
+    layers = [layer for layer in module.modules() if isinstance(layer, nn.Conv3d | nn.Linear)]
+    heavy = {id(own) for layer in layers for own in layer.parameters(recurse=False)}
+    asked: list[Tensor] = [p for p in parameters.values() if id(p) not in heavy]
+
+    def open_a_path(layer: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:  # noqa: ARG001
+        first, *others = inputs
+        if first.requires_grad:
+            return inputs
+        asked.append(first.detach().requires_grad_())
+        return (asked[-1], *others)
+
+    handles = [layer.register_forward_pre_hook(open_a_path) for layer in layers]
+    try:
+        total = loss(module, rows).sum()
+        with warnings.catch_warnings():
+            # An embedding's input has no gradient, which PyTorch's full backward hooks remark on.
+            warnings.filterwarnings("ignore", message="Full backward hook is firing")
+            if asked:
+                torch.autograd.backward(total, inputs=asked)
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 def _forget(module: nn.Module) -> None:
@@ -105,4 +132,6 @@ def _rows_of(name: str, parameter: nn.Parameter, num: int) -> Tensor:
 
 def _means(per_row: Tensor, counts: Sequence[int]) -> Tensor:
     """Return the mean over the rows of each patient."""
+    if max(counts) == 1:
+        return per_row  # copying all gradients would take a fifth of a step
     return torch.stack([own.mean(dim=0) for own in torch.split(per_row, list(counts))])

@@ -96,16 +96,20 @@ def clip_and_sum(gradients: Gradients, clip_norm: float) -> dict[str, Tensor]:
     A patient whose gradient is not finite contributes zero. That rule reads this patient only, and
     nobody learns whether it was applied.
     """
-    squares = [tensor.flatten(1).double().square().sum(dim=1) for tensor in gradients.values()]
-    norms = torch.stack(squares).sum(dim=0).sqrt()
+    norms = torch.stack([_norm(tensor) for tensor in gradients.values()]).square().sum(dim=0).sqrt()
     finite = torch.isfinite(norms)
     factors = torch.where(finite, (clip_norm / norms).clamp(max=1.0), 0.0)
     return {name: _weighted_sum(tensor, factors, finite) for name, tensor in gradients.items()}
 
 
+def _norm(per_patient: Tensor) -> Tensor:
+    """Return the norm over all axes but the first, in float64."""
+    norms: Tensor = torch.linalg.vector_norm(per_patient.flatten(1), dim=1, dtype=torch.float64)
+    return norms
+
+
 def _weighted_sum(per_patient: Tensor, factors: Tensor, finite: Tensor) -> Tensor:
     """Return the weighted sum over the first axis, leaving out patients that are not finite."""
-    wide = (-1, *[1] * (per_patient.ndim - 1))
     # A factor of zero is not enough: zero times infinity is not a number.
-    kept = torch.where(finite.reshape(wide), per_patient.double(), 0.0)
-    return (kept * factors.reshape(wide)).sum(dim=0).cpu()
+    kept = torch.where(finite.unsqueeze(1), per_patient.flatten(1), 0.0).double()
+    return (factors @ kept).reshape(per_patient.shape[1:]).cpu()

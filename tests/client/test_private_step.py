@@ -293,6 +293,36 @@ def test_a_pass_that_failed_leaves_nothing_to_the_next_patient():
         torch.testing.assert_close(found[name], oracle[name])
 
 
+class OffThePath(nn.Module):
+    """Layers whose inputs no row's gradient flows to: a constant's, an index', a frozen layer's."""
+
+    def __init__(self):
+        super().__init__()
+        self.frozen, self.last = nn.Linear(3, 4).requires_grad_(False), nn.Linear(4, 2)
+        self.of_constant, self.of_index = nn.Linear(2, 2), nn.Embedding(5, 2)
+        self.after_index = nn.Linear(2, 2)
+        self.scale = nn.LayerNorm(2)
+
+    def forward(self, x, index):
+        constant = self.of_constant(torch.ones(len(x), 2))
+        looked_up = self.after_index(self.of_index(index))
+        return self.scale(self.last(self.frozen(x).detach()) + constant * looked_up)
+
+
+def test_hooks_see_layers_that_no_row_s_gradient_flows_to():
+    torch.manual_seed(0)
+    module, rows = OffThePath(), {"x": torch.randn(6, 3), "index": torch.tensor([0, 4, 2, 2, 1, 0])}
+
+    def square(network, own):
+        return network(own["x"], own["index"]).square().sum(dim=1)
+
+    found, oracle = (engine(module, square, rows, [1, 3, 2]) for engine in (hook_gradients, loop_gradients))
+    assert found.keys() == oracle.keys()
+    for name in oracle:
+        assert float(oracle[name].abs().max()) > 1e-4
+        torch.testing.assert_close(found[name], oracle[name])
+
+
 def test_nobody_drawn_never_reaches_the_network_and_is_noise_all_the_same():
     def forbidden(*_):
         raise AssertionError("the network was called for an empty draw")
