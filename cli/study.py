@@ -46,7 +46,12 @@ def init(
     ] = 300,
     epsilon: Annotated[float, typer.Option("--epsilon", help="What a private study promises.")] = 8.0,
     delta: Annotated[float, typer.Option("--delta", help="And its delta.")] = 1e-5,
-    rounds: Annotated[int, typer.Option("--rounds", help="Rounds of one private step.", min=1)] = 100,
+    rounds: Annotated[
+        int, typer.Option("--rounds", help="Rounds of one private step of the denoiser.", min=1)
+    ] = 100,
+    codec_rounds: Annotated[
+        int, typer.Option("--codec-rounds", help="The same of the codec's decoder, before them.", min=0)
+    ] = 0,
 ) -> None:
     """Write a commented study to start from; with --start-from, a private one.
 
@@ -58,7 +63,7 @@ def init(
     if start_from is None:
         write_template(path, sites, shape, spacing)
     else:
-        write_private_template(path, start_from, sites, patients, epsilon, delta, rounds)
+        write_private_template(path, start_from, sites, patients, epsilon, delta, rounds, codec_rounds)
     out.print(f"wrote {path}; next: fedvox study check {path}", highlight=False)
 
 

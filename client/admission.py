@@ -21,8 +21,7 @@ def check_admitted(config: SiteConfig, study: Study) -> None:
     Raises:
         PolicyError: It does not; the message says which line of site.yaml is why.
     """
-    plan = study.private_plan
-    if plan is None:
+    if study.privacy is None:
         if config.policy.refuses_studies_without_privacy:
             raise PolicyError(
                 f"study {study.name} has no differential privacy, and what it tells is in no ledger",
@@ -31,7 +30,7 @@ def check_admitted(config: SiteConfig, study: Study) -> None:
             )
         return
     _refuse_unknown_patients(config, study)
-    _refuse_above_cap(config, study, plan.event)
+    _refuse_above_cap(config, study)
 
 
 def _refuse_unknown_patients(config: SiteConfig, study: Study) -> None:
@@ -44,14 +43,14 @@ def _refuse_unknown_patients(config: SiteConfig, study: Study) -> None:
         )
 
 
-def _refuse_above_cap(config: SiteConfig, study: Study, event: SampledGaussian) -> None:
+def _refuse_above_cap(config: SiteConfig, study: Study) -> None:
     policy = config.policy
     if policy.epsilon is None:
         raise PolicyError(
             f"study {study.name} spends privacy, and site.yaml sets no cap",
             "set policy.epsilon, policy.delta and policy.ledger",
         )
-    spends = _epsilon_of(event, policy.delta)
+    spends = _epsilon_of(study.private_events, policy.delta)
     if not spends <= policy.epsilon:
         raise PolicyError(
             f"study {study.name} may spend epsilon {spends:.3f} at delta {policy.delta:g}, above "
@@ -61,6 +60,6 @@ def _refuse_above_cap(config: SiteConfig, study: Study, event: SampledGaussian) 
 
 
 @functools.lru_cache(maxsize=8)
-def _epsilon_of(event: SampledGaussian, delta: float) -> float:
-    """Return what all rounds of a plan spend, at the site's own delta; every order asks for it."""
-    return epsilon([event], delta)
+def _epsilon_of(events: tuple[SampledGaussian, ...], delta: float) -> float:
+    """Return what all private stages spend, at the site's own delta; every order asks for it."""
+    return epsilon(events, delta)

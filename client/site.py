@@ -53,7 +53,7 @@ class Site:
         self.stream = stream or config.name
         self.on_step = on_step or ProgressFile(config.state / "progress.json")
         self._dataset: VolumeDataset | None = None
-        self._private: PrivateRounds | None = None
+        self._private: dict[Stage, PrivateRounds] = {}
 
     @property
     def name(self) -> str:
@@ -89,24 +89,25 @@ class Site:
         if order.study_digest != self.study.digest or order.site != self.name:
             raise WrongOrderError(f"order for study {order.study_digest[:12]}, site {order.site}")
         check_admitted(self.config, self.study)
-        if self.study.privacy is not None and order.stage is not Stage.DIFFUSION:
-            raise WrongOrderError("a private study has no codec stage")
-        private = None if self.study.privacy is None else self._private_rounds()  # no data without its book
+        if self.study.privacy is not None and order.stage not in self.study.private_plans:
+            raise WrongOrderError(f"the study does not train its {order.stage.value} privately")
+        # No data without its book.
+        private = None if self.study.privacy is None else self._private_rounds(order.stage)
         with applied(self.config.compute) as device:
             context = SiteContext(
                 self.study, self.dataset, self.config.compute, device, self.stream, self.on_step
             )
-            if order.stage is Stage.CODEC:
-                return train_codec_round(order, context)
             store = LatentStore(self.config.state / "latents", self.study, device)
             if private is not None:
                 return private.execute(order, context, store)
+            if order.stage is Stage.CODEC:
+                return train_codec_round(order, context)
             return train_diffusion_round(order, context, store)
 
-    def _private_rounds(self) -> PrivateRounds:
-        if self._private is None:
-            self._private = PrivateRounds(self.study, self.config.policy)
-        return self._private
+    def _private_rounds(self, stage: Stage) -> PrivateRounds:
+        if stage not in self._private:
+            self._private[stage] = PrivateRounds(self.study, stage, self.config.policy)
+        return self._private[stage]
 
 
 def code_of(error: Exception) -> ErrorCode:

@@ -8,11 +8,15 @@ from pydantic import Field, NonNegativeInt, model_validator
 from common.codec.config import CodecConfig
 from common.diffusion.config import DiffusionConfig
 from common.federation.config import FederationConfig, TrainingConfig
+from common.federation.messages import Stage
 from common.frozen import FrozenModel, fingerprint, load_yaml, parse
 from common.privacy.accountant import epsilon
+from common.privacy.events import SampledGaussian
 from common.privacy.plan import PrivacyPlan
 from common.study_privacy import PrivacyConfig
 from common.volume.spec import VolumeSpec
+
+_PRIVATE_QUANTIZERS = ("gradient", "fsq")
 
 
 class CodecStage(FrozenModel):
@@ -83,38 +87,69 @@ class Study(FrozenModel):
                 "codec.training is missing or has no rounds: only a study with a `privacy` section may take "
                 "its codec from a public model"
             )
-        if self.privacy is not None and self.codec.training.rounds > 0:
+        if self.privacy is not None:
+            self._trains_privately(self.privacy)
+        return self
+
+    def _trains_privately(self, privacy: PrivacyConfig) -> None:
+        """Raise if a stage would be trained in a way that has no private form."""
+        rounds, model = self.codec.training.rounds, self.codec.model
+        if privacy.codec is None and rounds > 0:
             raise ValueError(
                 "codec.training with a `privacy` section: the codec is taken from privacy.public_model as it "
-                "is; leave codec.training out"
+                "is; leave codec.training out, or add privacy.codec"
             )
-        if self.privacy is not None and self.federation.strategy.kind == "fedprox":
+        if privacy.codec is not None and rounds == 0:
+            raise ValueError("privacy.codec without codec.training: say how many rounds, or leave it out")
+        if privacy.codec is not None and model.quantizer.kind not in _PRIVATE_QUANTIZERS:
+            raise ValueError(
+                f"codec.model.quantizer {model.quantizer.kind} has no private form: use "
+                f"{' or '.join(_PRIVATE_QUANTIZERS)}, in the public model too"
+            )
+        if privacy.codec is not None and model.discriminator is not None:
+            raise ValueError(
+                "codec.model.discriminator has no private form: it would learn patients without noise; leave "
+                "it out here, the public model may have had one"
+            )
+        if self.federation.strategy.kind == "fedprox":
             raise ValueError(
                 "federation.strategy fedprox has no private form: use fedavg, fedavgm or fedadam"
             )
-        return self
 
     @model_validator(mode="after")
     def _keeps_its_promise(self) -> "Study":
-        plan = self.private_plan
-        if self.privacy is None or plan is None:
+        if self.privacy is None:
             return self
-        spent = epsilon([plan.event], self.privacy.delta)
+        spent = epsilon(self.private_events, self.privacy.delta)
         if not spent <= self.privacy.epsilon:
+            stages = ", ".join(
+                f"{stage.value} {plan.rounds} + {plan.spare_rounds} rounds of {plan.steps_per_round} steps"
+                for stage, plan in self.private_plans.items()
+            )
             raise ValueError(
-                f"privacy.diffusion spends epsilon {spent:.3f} in {plan.rounds} + {plan.spare_rounds} rounds "
-                f"of {plan.steps_per_round} steps, and privacy.epsilon promises {self.privacy.epsilon:g}: "
-                "raise noise_multiplier (see `fedvox privacy plan`), or take fewer rounds"
+                f"the private stages spend epsilon {spent:.3f} ({stages}), and privacy.epsilon promises "
+                f"{self.privacy.epsilon:g}: raise noise_multiplier (see `fedvox privacy plan`), or take "
+                "fewer rounds"
             )
         return self
 
     @property
-    def private_plan(self) -> PrivacyPlan | None:
-        """What the private stage, the diffusion stage, does; None without differential privacy."""
+    def private_plans(self) -> dict[Stage, PrivacyPlan]:
+        """What each private stage does, in the order they run; empty without differential privacy."""
         if self.privacy is None:
-            return None
-        training = self.diffusion.training
-        return self.privacy.diffusion.plan(training.rounds, training.local_steps)
+            return {}
+        plans = {}
+        if self.privacy.codec is not None:
+            schedule = self.codec.training
+            plans[Stage.CODEC] = self.privacy.codec.plan(schedule.rounds, schedule.local_steps)
+        schedule = self.diffusion.training
+        plans[Stage.DIFFUSION] = self.privacy.diffusion.plan(schedule.rounds, schedule.local_steps)
+        return plans
+
+    @property
+    def private_events(self) -> tuple[SampledGaussian, ...]:
+        """What all private stages cost, spare rounds included."""
+        return tuple(plan.event for plan in self.private_plans.values())
 
     @property
     def latent_shape(self) -> tuple[int, int, int]:

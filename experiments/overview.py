@@ -59,13 +59,13 @@ def _sizes(study: Study) -> GlobalState:
 
 def _promise(study: Study, trained: int) -> dict[str, Any]:
     """Return what a private study promises; nothing without one."""
-    plan = study.private_plan
-    if study.privacy is None or plan is None:
+    if study.privacy is None:
         return {}
-    delta = study.privacy.delta
+    plan, delta = study.private_plans[Stage.DIFFUSION], study.privacy.delta
     noise = noise_to_signal(plan, trained, len(study.federation.sites))
     return {
-        "epsilon, rounds and spare rounds": round(epsilon([plan.event], delta), 3),
+        "epsilon, rounds and spare rounds": round(epsilon(study.private_events, delta), 3),
+        "private stages": ", ".join(stage.value for stage in study.private_plans),
         "delta": delta,
         "trained parameters": trained,
         "noise to signal of a step": round(noise.per_step, 3),

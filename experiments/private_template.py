@@ -20,6 +20,9 @@ SMALLEST_BATCH = 4  # patients a step: below, a step is nothing but noise
 SPARE_SHARE = 10  # one spare round for so many rounds
 LEARNING_RATE = 0.01
 
+TRAINED_OF_CODEC = "decoder"  # how volumes look; the latents, which the denoiser knows, stay as they are
+_STAGE_KEYS = ("sampling_rate", "nominal_patients", "noise_multiplier", "spare_rounds", "clip_norm")
+
 HEADER = """\
 # {file}: what all sites agree on. `fedvox study check {file}` says what it promises.
 # Each of {rounds} rounds is one private step. The noise keeps what tells of one patient's presence within
@@ -35,6 +38,7 @@ def write_private_template(
     epsilon: float,
     delta: float,
     rounds: int,
+    codec_rounds: int = 0,
 ) -> None:
     """Write a private study that starts from the model of ``public_run``.
 
@@ -45,7 +49,8 @@ def write_private_template(
         nominal_patients: Public number of patients of each; real numbers may differ.
         epsilon: Promise.
         delta: Promise.
-        rounds: Rounds of one private step.
+        rounds: Rounds of one private step of the denoiser.
+        codec_rounds: Rounds of one private step of the codec before them; 0 leaves the codec as it is.
 
     Raises:
         ConfigError: ``path`` exists, or the study would not be valid.
@@ -60,19 +65,12 @@ def write_private_template(
         raise RunError(
             f"{public_run} has no trained denoiser yet", "finish it: fedvox study resume --run ..."
         )
-    rate = min(1.0, max(SAMPLING_RATE, SMALLEST_BATCH / nominal_patients))
-    spare = -(-rounds // SPARE_SHARE)
-    wanted = PrivacyPlan(
-        sampling_rate=rate,
-        nominal_patients=nominal_patients,
-        rounds=rounds,
-        spare_rounds=spare,
-        noise_multiplier=1.0,
-    )
-    (plan,), _ = calibrate([wanted], epsilon, delta)
+    wanted = [_plan(nominal_patients, number) for number in (codec_rounds, rounds) if number]
+    plans, _ = calibrate(wanted, epsilon, delta)
     content = public.model_dump(mode="json", exclude_none=True)
     content["name"] = name_from(path)
     content["codec"].pop("training")
+    content["codec"]["model"].pop("discriminator", None)
     content["diffusion"]["training"] = {"rounds": rounds, "local_steps": 1, "learning_rate": LEARNING_RATE}
     content["federation"] = {
         "sites": list(sites),
@@ -83,16 +81,31 @@ def write_private_template(
         "delta": delta,
         "public_model": state.model_digest,
         "trainable": {"kind": "lora", "rank": 1},
-        "diffusion": {
-            "sampling_rate": plan.sampling_rate,
-            "nominal_patients": plan.nominal_patients,
-            "noise_multiplier": plan.noise_multiplier,
-            "spare_rounds": plan.spare_rounds,
-            "clip_norm": plan.clip_norm,
-            "draws": plan.draws,
-        },
+        "diffusion": {name: getattr(plans[-1], name) for name in (*_STAGE_KEYS, "draws")},
     }
+    if codec_rounds:
+        content["codec"]["training"] = {
+            "rounds": codec_rounds,
+            "local_steps": 1,
+            "learning_rate": LEARNING_RATE,
+        }
+        content["privacy"]["codec"] = {name: getattr(plans[0], name) for name in _STAGE_KEYS} | {
+            "where": TRAINED_OF_CODEC
+        }
     parse(Study, content, where="the study asked for")
-    header = HEADER.format(file=path.name, rounds=rounds, spare=spare, epsilon=epsilon, delta=delta)
+    steps = f"{codec_rounds} + {rounds}" if codec_rounds else str(rounds)
+    spare = sum(plan.spare_rounds for plan in plans)
+    header = HEADER.format(file=path.name, rounds=steps, spare=spare, epsilon=epsilon, delta=delta)
     path.parent.mkdir(parents=True, exist_ok=True)
     write_text_atomic(path, header + yaml.safe_dump(content, sort_keys=False))
+
+
+def _plan(nominal_patients: int, rounds: int) -> PrivacyPlan:
+    """Return a plan of single-step rounds whose noise is still to be found."""
+    return PrivacyPlan(
+        sampling_rate=min(1.0, max(SAMPLING_RATE, SMALLEST_BATCH / nominal_patients)),
+        nominal_patients=nominal_patients,
+        rounds=rounds,
+        spare_rounds=-(-rounds // SPARE_SHARE),
+        noise_multiplier=1.0,
+    )

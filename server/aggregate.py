@@ -1,5 +1,6 @@
 """From valid reports to the next global state."""
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 
 from torch import Tensor
@@ -28,7 +29,8 @@ def next_state(state: GlobalState, reports: Sequence[TrainReport], study: Study)
     round_index = state.round_index + 1
     trained, slots = _apply_strategy(state, mean, round_index, study)
     if state.stage is Stage.CODEC:
-        return GlobalState(Stage.CODEC, round_index, codec=split_dead_codes_of(trained), optimizer=slots)
+        codec = split_dead_codes_of(trained)
+        return dataclasses.replace(state, round_index=round_index, codec=codec, optimizer=slots)
     diffusion = study.diffusion
     decay = warmed_decay(diffusion.model.ema_decay, round_index, diffusion.training.local_steps)
     average = ema_update(state.denoiser_average, trained, decay)

@@ -2,24 +2,31 @@
 
 from typing import Any
 
+from common.federation.messages import Stage
 from common.privacy.accountant import epsilon
 from common.study import Study
 
 
 def promise(study: Study) -> dict[str, Any] | None:
     """Return what the study promises to one patient of one site; None if it promises nothing."""
-    plan = study.private_plan
-    if study.privacy is None or plan is None:
+    if study.privacy is None:
         return None
+    plan = study.private_plans[Stage.DIFFUSION]
     return {
-        "epsilon": round(epsilon([plan.event], study.privacy.delta), 4),
+        "epsilon": round(epsilon(study.private_events, study.privacy.delta), 4),
         "delta": study.privacy.delta,
         "unit": plan.unit,
         "relation": plan.relation,
         "mechanism": "Poisson-sampled Gaussian sums of clipped per-patient gradients",
-        "sampling_rate": plan.sampling_rate,
-        "noise_multiplier": plan.noise_multiplier,
-        "steps_paid_for": plan.steps,
+        "stages": {
+            stage.value: {
+                "sampling_rate": plan.sampling_rate,
+                "noise_multiplier": plan.noise_multiplier,
+                "clip_norm": plan.clip_norm,
+                "steps_paid_for": plan.steps,
+            }
+            for stage, plan in study.private_plans.items()
+        },
         "public_model": study.privacy.public_model,
         "covers": "training at each site, by that site's own noise; not the choice of settings, and no "
         "measurement on patients that came after it",

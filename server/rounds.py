@@ -72,7 +72,7 @@ def run_study(
     state = _opened(study, records)
     collector = Collector(study, transport, log, records.run, records.heads)
     while not is_finished(state, study):
-        if state.stage is Stage.CODEC and state.round_index >= study.codec.training.rounds:
+        if state.stage is Stage.CODEC and (state.ended or state.round_index >= study.codec.training.rounds):
             state = start_diffusion(state, study)
         started = time.monotonic()
         try:

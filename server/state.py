@@ -1,5 +1,6 @@
 """All that a run is, between two rounds: enough to go on as if nothing had happened."""
 
+import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -9,7 +10,7 @@ from common.artifact import digest_of_tensors
 from common.errors import RunError
 from common.federation.messages import Stage
 from common.federation.seeds import seeded_generator
-from common.frozen_networks import CODEC_PREFIX, DENOISER_PREFIX, part_of, with_prefix
+from common.frozen_networks import CODEC_PREFIX, DENOISER_PREFIX, part_of, shaped_codec, with_prefix
 from common.study import Study
 from common.study_denoiser import adapted_public_denoiser
 from server.initial import initial_codec, initial_denoiser
@@ -23,7 +24,8 @@ class GlobalState:
         stage: Stage that is being trained, or was trained last.
         round_index: Finished rounds of that stage.
         codec: Parameters of codec and discriminators, and codebook sums.
-        denoiser: Trained parameters of the denoiser; empty before the diffusion stage.
+        denoiser: Trained parameters of the denoiser; empty before the diffusion stage, but in a private
+            study, which begins with a public one.
         denoiser_average: Their moving average, which is released.
         denoiser_frozen: Those that are not trained: all of a public denoiser but the trainable set of a
             private study.
@@ -87,6 +89,8 @@ def initial_state(study: Study) -> GlobalState:
 
 def start_diffusion(state: GlobalState, study: Study) -> GlobalState:
     """Return the state that opens the diffusion stage after the last codec round."""
+    if study.privacy is not None:  # it began with its denoiser
+        return dataclasses.replace(state, stage=Stage.DIFFUSION, round_index=0, optimizer={}, ended=False)
     generator = seeded_generator(study.seed, "initial", Stage.DIFFUSION.value)
     denoiser = initial_denoiser(study, generator)
     return GlobalState(
@@ -111,16 +115,17 @@ def start_from_public(public: GlobalState, study: Study) -> GlobalState:
         )
     generator = seeded_generator(study.seed, "initial", Stage.DIFFUSION.value)
     try:
+        shaped_codec(study).load_state_dict(public.frozen_codec)
         trained, frozen = adapted_public_denoiser(study, public.released_denoiser, generator)
     except RuntimeError:
         raise RunError(
-            "the public model's denoiser has other sizes than the study's",
+            "the public model's codec or denoiser has other sizes than the study's",
             "take over diffusion.model.denoiser, condition and codec.model from the public study",
         ) from None
     return GlobalState(
-        Stage.DIFFUSION,
+        next(iter(study.private_plans)),
         0,
-        codec=public.codec,
+        codec=with_prefix(public.frozen_codec, CODEC_PREFIX),
         denoiser=trained,
         denoiser_average=dict(trained),
         denoiser_frozen=frozen,

@@ -13,6 +13,7 @@ from client.site import Site
 from client.site_config import Compute, SiteConfig
 from common.frozen import parse
 from common.study import Study
+from common.study_privacy import PrivateCodecStage
 from experiments.in_process import InProcessTransport
 from server.checkpoint import CheckpointStore
 from server.events import EventLog
@@ -90,6 +91,32 @@ def private_study(public: GlobalState, sites=("a", "b"), epsilon=20.0, stage=Non
         "diffusion": stage or PRIVATE,
     }
     return small_study(sites, privacy=privacy, codec__training={"rounds": 0, "local_steps": 1}, **changes)
+
+
+GRADIENT_CODEC = {
+    "codec__model__quantizer": {"kind": "gradient", "num_codes": 8, "code_dim": 2},
+    "codec__model__discriminator": None,
+}
+PRIVATE_CODEC = {
+    "sampling_rate": 0.5,
+    "nominal_patients": 4,
+    "noise_multiplier": 3.0,
+    "spare_rounds": 1,
+    "where": "decoder",
+}
+
+
+def private_codec_study(public: GlobalState, sites=("a", "b"), epsilon=20.0, stage=None, **changes) -> Study:
+    """Return a private study that trains on the codec of ``public`` too, a state with `GRADIENT_CODEC`."""
+    privacy = private_study(public, sites, **GRADIENT_CODEC).privacy
+    codec = PrivateCodecStage.model_validate(stage or PRIVATE_CODEC)
+    return small_study(
+        sites,
+        privacy=privacy.model_copy(update={"codec": codec, "epsilon": epsilon}).model_dump(),
+        **{"codec__training": {"rounds": 2, "local_steps": 1, "learning_rate": 1.0}}
+        | GRADIENT_CODEC
+        | changes,
+    )
 
 
 def public_state(**changes) -> GlobalState:

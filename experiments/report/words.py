@@ -15,8 +15,7 @@ TRAINING_NOTES = (
 PRIVATE_NOTES = (
     "Training was differentially private: at each site, whether any one patient took part changes the "
     "probability of anything that left by a factor of at most exp({epsilon:g}), but for delta {delta:g}, at "
-    "{steps_paid_for} steps, lost rounds included. The codec and the rest of the denoiser come from a public "
-    "model.",
+    "{steps}, lost rounds included. {public_parts} from a public model.",
     "That epsilon is per run. It covers neither how the settings were chosen nor the measurements on this "
     "page, which were made on real patients without noise: this page is for researchers, not for release.",
 )
@@ -32,7 +31,12 @@ def training_notes(promise: Mapping[str, Any] | None) -> tuple[str, ...]:
     """Return what the parameters can give away."""
     if promise is None:
         return TRAINING_NOTES
-    return tuple(note.format(**promise) for note in PRIVATE_NOTES)
+    stages = promise["stages"]
+    steps = " and ".join(
+        f"{stage['steps_paid_for']} steps of the {_PARTS[name]}" for name, stage in stages.items()
+    )
+    public = "The rest of both networks comes" if "codec" in stages else "Codec and rest of the denoiser come"
+    return tuple(note.format(**promise, steps=steps, public_parts=public) for note in PRIVATE_NOTES)
 
 
 def summary(data: ReportData) -> str:

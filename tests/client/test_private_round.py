@@ -83,7 +83,7 @@ def test_the_reservation_says_what_is_run(federation):
     reserve, commit = ledger_of(federation).entries()
     assert isinstance(reserve, Reserve)
     assert isinstance(commit, Commit)
-    plan = federation.study.private_plan
+    plan = federation.study.private_plans[Stage.DIFFUSION]
     assert reserve.event == plan.event_of(1)
     assert (reserve.event.sampling_rate, reserve.event.noise_multiplier, reserve.event.steps) == (0.5, 3.0, 2)
     assert reserve.clip_norm == plan.clip_norm
@@ -106,7 +106,7 @@ def test_the_same_order_gets_the_same_bytes_also_from_another_process_and_is_not
     assert (
         ledger_of(federation).spent(1e-5)
         == spent
-        == epsilon([federation.study.private_plan.event_of(1)], 1e-5)
+        == epsilon([federation.study.private_plans[Stage.DIFFUSION].event_of(1)], 1e-5)
     )
 
 
@@ -156,7 +156,7 @@ def test_a_round_that_is_lost_after_its_reservation_stays_charged(federation, mo
         context.setattr(private_round, "report_to_bytes", lambda _: 1 / 0)
         assert site.execute(order) == FailureReport("a", ErrorCode.INTERNAL)
     assert isinstance(site.execute(order), TrainReport)
-    plan = federation.study.private_plan
+    plan = federation.study.private_plans[Stage.DIFFUSION]
     assert ledger_of(federation).spent(1e-5) == epsilon([plan.event_of(2)], 1e-5)
 
 
@@ -192,7 +192,7 @@ def test_the_cap_holds_at_the_sites_own_delta(federation):
     study = federation.study
     assert study.privacy.epsilon == 20
     assert study.privacy.delta == 1e-5
-    event = study.private_plan.event
+    event = study.private_plans[Stage.DIFFUSION].event
     same, smaller = epsilon([event], 1e-5), epsilon([event], 1e-9)
     for cap, delta, refused in (
         (same, 1e-5, False),

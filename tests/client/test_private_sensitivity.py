@@ -15,10 +15,20 @@ from client.private import private_step
 from client.private.secret_stream import RoundSecret
 from common.artifact import digest_of_tensors
 from common.federation.learning_rate import learning_rate_at
-from common.federation.messages import TrainReport
+from common.federation.messages import Stage, TrainReport
+from common.frozen_networks import shaped_codec
 from server.collect import Collector
 from server.state import start_from_public
-from tests.small_federation import PRIVATE, Federation, private_study, public_state, write_volumes
+from tests.small_federation import (
+    GRADIENT_CODEC,
+    PRIVATE,
+    PRIVATE_CODEC,
+    Federation,
+    private_codec_study,
+    private_study,
+    public_state,
+    write_volumes,
+)
 
 VOLUMES = (1, 2, 3, 4, 5)  # of patients 0 to 4
 NEWCOMER = 5  # has three volumes, and stands in for patient 2 in the swap
@@ -27,9 +37,14 @@ TOLERANCE = 1e-5
 SCHEDULE = {"rounds": 2, "local_steps": 1, "learning_rate": 1.0}
 
 
+@pytest.fixture(scope="module", params=["diffusion", "codec"])
+def stage(request):
+    return request.param
+
+
 @pytest.fixture(scope="module")
-def public():
-    return public_state()
+def public(stage):
+    return public_state(**(GRADIENT_CODEC if stage == "codec" else {}))
 
 
 @pytest.fixture(scope="module")
@@ -41,10 +56,13 @@ def exams(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def study(public):
+def study(public, stage):
     # Everybody is drawn: coins are tested elsewhere, and here they would hide the patient in question.
-    rate = {"sampling_rate": 1.0, "clip_norm": CLIP_NORM, "noise_multiplier": 4.0}
-    return private_study(public, ("a",), diffusion__training=SCHEDULE, stage=PRIVATE | rate)
+    settings = {"sampling_rate": 1.0, "clip_norm": CLIP_NORM, "noise_multiplier": 4.0}
+    if stage == "codec":
+        codec = PRIVATE_CODEC | settings | {"where": ""}
+        return private_codec_study(public, ("a",), stage=codec, codec__training=SCHEDULE)
+    return private_study(public, ("a",), diffusion__training=SCHEDULE, stage=PRIVATE | settings)
 
 
 def data_of(folder, exams, patients):
@@ -86,8 +104,14 @@ def run(tmp_path, exams, study, public, monkeypatch):
     return on
 
 
-def huge(order):
-    return dataclasses.replace(order, parameters={n: t * 0 + 1e15 for n, t in order.parameters.items()})
+def trained(value):
+    """Return a change of order whose trained tensors have ``value`` everywhere."""
+
+    def change(order):
+        everywhere = {name: torch.full_like(tensor, value) for name, tensor in order.parameters.items()}
+        return dataclasses.replace(order, parameters=everywhere)
+
+    return change
 
 
 def broken_frozen(value):
@@ -105,7 +129,8 @@ def broken_frozen(value):
 
 CHANGES = {
     "as they are": lambda order: order,
-    "huge": huge,
+    "huge": trained(1e15),
+    "beyond all numbers": trained(3e38),
     "frozen huge": broken_frozen(1e12),
     "frozen not a number": broken_frozen(float("nan")),
     "frozen infinite": broken_frozen(float("inf")),
@@ -140,17 +165,22 @@ def test_the_bound_is_reached_so_that_a_larger_step_would_be_seen(run):
     # The sum of one patient is that patient's clipped gradient: of norm C where gradients are larger.
     total, _ = run([4])
     assert float(total.norm()) == pytest.approx(CLIP_NORM, rel=1e-6)
-    nobody_finite, _ = run([0, 4], CHANGES["frozen not a number"])
+    nobody_finite, _ = run([0, 4], CHANGES["beyond all numbers"])
     assert float(nobody_finite.abs().max()) == 0
 
 
 def test_the_reply_holds_the_sum_and_nothing_beside_it(run, study, public):
     total, reply = run([0, 1, 2, 3, 4])
-    opening = start_from_public(public, study).denoiser
-    plan, rate = study.private_plan, learning_rate_at(0, study.diffusion.training)
-    moved = torch.cat([(opening[n] - reply.parameters[n]).double().flatten() for n in opening])
-    expected = total / plan.nominal_batch * rate
-    largest = max(float(tensor.abs().max()) for tensor in opening.values())
+    opening = start_from_public(public, study)
+    is_codec = opening.stage is Stage.CODEC
+    names = (
+        [f"codec.{n}" for n, _ in shaped_codec(study).named_parameters()] if is_codec else opening.denoiser
+    )
+    before, schedule = opening.trained, study.codec.training if is_codec else study.diffusion.training
+    moved = torch.cat([(before[n] - reply.parameters[n]).double().flatten() for n in names])
+    expected = total / study.private_plans[opening.stage].nominal_batch * learning_rate_at(0, schedule)
+    largest = max(float(before[n].abs().max()) for n in names)
     rounding = 2 * torch.finfo(torch.float32).eps * largest  # of parameters, which are float32
     assert float(expected.abs().max()) > 20 * rounding
     torch.testing.assert_close(moved, expected, rtol=0, atol=rounding)
+    assert all(torch.equal(before[n], reply.parameters[n]) for n in before if n not in names)  # buffers

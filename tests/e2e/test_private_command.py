@@ -9,13 +9,13 @@ from pathlib import Path
 import pytest
 import yaml
 from command_line import fedvox, refused
-from small_federation import small_study, write_patient_table, write_volumes
+from small_federation import GRADIENT_CODEC, small_study, write_patient_table, write_volumes
 
 from server.checkpoint import CheckpointStore
 from server.run_folder import RunFolder
 
 SITES = ("north", "south")
-INIT = ("--start-from", "runs/public", "--patients", 8, "--epsilon", 6, "--rounds", 2)
+INIT = ("--start-from", "runs/public", "--patients", 8, "--epsilon", 6, "--rounds", 2, "--codec-rounds", 1)
 
 
 @pytest.fixture(scope="module")
@@ -25,7 +25,8 @@ def story(tmp_path_factory):
     write_volumes(folder / "open" / "public", 3, 0)
     for seed, site in enumerate(SITES, start=1):
         write_patient_table(write_volumes(folder / "data" / site, 3, seed))
-    study = small_study(("public",), volume__shape=[28, 28, 28], name="public")  # what MS-SSIM needs
+    # MS-SSIM needs 28 voxels a side.
+    study = small_study(("public",), volume__shape=[28, 28, 28], name="public", **GRADIENT_CODEC)
     (folder / "public.yaml").write_text(yaml.safe_dump(study.model_dump(mode="json", exclude_none=True)))
     sites = [word for site in SITES for word in ("--site", site)]
     for words in (
@@ -49,7 +50,11 @@ def test_the_run_ends_and_its_manifest_says_what_is_promised(story):
     manifest = json.loads((folder / "runs" / "private" / "synthetic" / "manifest.json").read_text())
     said = manifest["differential_privacy"]
     assert 5.8 < said["epsilon"] <= 6
-    assert (said["unit"], said["relation"], said["steps_paid_for"]) == ("patient", "add_or_remove_one", 3)
+    assert (said["unit"], said["relation"]) == ("patient", "add_or_remove_one")
+    assert {name: stage["steps_paid_for"] for name, stage in said["stages"].items()} == {
+        "codec": 2,
+        "diffusion": 3,
+    }
     public = json.loads(fedvox("study", "status", "--run", "runs/public", "--json", cwd=folder).stdout)
     assert said["public_model"] == public["model"]
     page = (folder / "runs" / "private" / "report.html").read_text()
@@ -62,6 +67,7 @@ def test_study_check_says_the_price_before_anything_is_trained(story):
     facts = json.loads(fedvox("study", "check", "private.yaml", "--json", cwd=folder).stdout)["study"]
     assert 5.8 < facts["epsilon, rounds and spare rounds"] <= 6
     assert facts["rounds that may be lost"] == 1
+    assert facts["private stages"] == "codec, diffusion"
     assert facts["trained parameters"] > 0
 
 
@@ -70,10 +76,10 @@ def test_every_site_can_show_verify_and_export_what_was_spent(story, site):
     folder, _ = story
     shown = fedvox("site", "ledger", "show", site_file(site), "--json", cwd=folder)
     summary = json.loads(shown.stdout)["summary"]
-    assert (summary["orders paid for"], summary["orders answered"], summary["private steps"]) == (2, 2, 2)
+    assert (summary["orders paid for"], summary["orders answered"], summary["private steps"]) == (3, 3, 3)
     assert 0 < summary["epsilon spent"] < summary["epsilon cap"] == 6
     assert summary["research"]
-    assert "whole: 4 entries" in " ".join(
+    assert "whole: 6 entries" in " ".join(
         fedvox("site", "ledger", "verify", site_file(site), cwd=folder).stdout.split()
     )
     assert (
@@ -83,9 +89,9 @@ def test_every_site_can_show_verify_and_export_what_was_spent(story, site):
     entry = json.loads((folder / f"{site}.json").read_text())
     assert entry["parameters"]["epsilon"] == summary["epsilon spent"]
     assert entry["privacy_unit"].startswith("patient")
-    (event,) = entry["events"]
-    assert (event["orders"], event["steps"]) == (2, 2)
-    assert event.keys().isdisjoint({"time", "patients", "run", "round"})
+    counted = [(event["stage"], event["orders"], event["steps"]) for event in entry["events"]]
+    assert counted == [("codec", 1, 1), ("diffusion", 2, 2)]
+    assert all(event.keys().isdisjoint({"time", "patients", "run", "round"}) for event in entry["events"])
     text = fedvox("site", "ledger", "show", site_file(site), cwd=folder).stdout
     assert "epsilon spent" in text
 
@@ -113,7 +119,7 @@ def test_a_run_that_ended_for_want_of_budget_asks_again_when_it_is_resumed(story
     assert json.loads(result.stdout)["model"] == finished["model"]
     assert len((run.path / "report.html").read_text()) > 0.9 * len(report)
     shown = fedvox("site", "ledger", "show", site_file("north"), "--json", cwd=folder)
-    assert json.loads(shown.stdout)["summary"]["orders paid for"] == 2  # the reply was stored
+    assert json.loads(shown.stdout)["summary"]["orders paid for"] == 3  # the reply was stored
 
 
 def test_a_simulation_refuses_to_guess_whose_exams_they_are(story, tmp_path):

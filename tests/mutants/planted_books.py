@@ -132,8 +132,29 @@ MUTANTS = (
     Mutant(
         "discriminator non-private",
         "common/study.py",
-        "if self.privacy is not None and self.codec.training.rounds > 0:",
+        "if privacy.codec is None and rounds > 0:",
         "if False:",
+        STUDY,
+    ),
+    Mutant(
+        "discriminator beside a private codec",
+        "common/study.py",
+        "if privacy.codec is not None and model.discriminator is not None:",
+        "if False:",
+        STUDY,
+    ),
+    Mutant(
+        "EMA codebook in a private codec",
+        "common/study.py",
+        '_PRIVATE_QUANTIZERS = ("gradient", "fsq")',
+        '_PRIVATE_QUANTIZERS = ("gradient", "fsq", "ema")',
+        STUDY,
+    ),
+    Mutant(
+        "only the last private stage promised",
+        "common/study.py",
+        "tuple(plan.event for plan in self.private_plans.values())",
+        "tuple(plan.event for plan in self.private_plans.values())[-1:]",
         STUDY,
     ),
     Mutant(

@@ -50,8 +50,8 @@ MUTANTS = (
     Mutant(
         "cap compared at the study's delta",
         "client/admission.py",
-        "spends = _epsilon_of(event, policy.delta)",
-        "spends = _epsilon_of(event, 1e-5)",
+        "spends = _epsilon_of(study.private_events, policy.delta)",
+        "spends = _epsilon_of(study.private_events, 1e-5)",
         ROUND,
     ),
     Mutant(
@@ -63,8 +63,8 @@ MUTANTS = (
     ),
     Mutant(
         "orders paid for before they are looked at",
-        "client/private_round.py",
-        "        refuse_other_shapes(order.parameters, self._trained)\n",
+        "client/private_tasks.py",
+        "    refuse_other_shapes(given, expected)\n",
         "",
         ROUND,
     ),

@@ -10,15 +10,19 @@ import torch
 from client.private.ledger import Ledger
 from client.site import Site
 from common.errors import ConfigError, QuorumError, RunError
-from common.federation.messages import FailureReport, TrainReport
+from common.federation.messages import FailureReport, Stage, TrainReport
 from common.privacy.accountant import epsilon
 from common.privacy.ledger_format import Reserve
+from server.promise import promise
 from server.released_model import released_model
 from server.state import start_from_public
 from server.transport import Exchange
 from tests.small_federation import (
+    GRADIENT_CODEC,
     PRIVATE,
+    PRIVATE_CODEC,
     Federation,
+    private_codec_study,
     private_study,
     public_state,
     small_study,
@@ -55,7 +59,7 @@ def reserved(federation, name="a"):
 def test_a_private_study_runs_to_its_end_and_spends_what_it_says(tmp_path, data, public):
     federation = opened(tmp_path / "run", private_study(public), data, public)
     state = federation.run()
-    plan = federation.study.private_plan
+    plan = federation.study.private_plans[Stage.DIFFUSION]
     assert (state.round_index, state.ended) == (2, False)
     for name in ("a", "b"):
         ledger = Ledger(federation.sites[name].config.policy.ledger)
@@ -174,7 +178,9 @@ def test_a_site_without_budget_is_passed_over_where_the_study_can_do_without(tmp
     federation = opened(tmp_path / "run", study, data, public)
     config = federation.sites["b"].config
     site = Site(config, study, on_step=lambda *_: None)
-    site._private_rounds().plan = study.private_plan.model_copy(update={"rounds": 1, "spare_rounds": 0})
+    site._private_rounds(Stage.DIFFUSION).plan = study.private_plans[Stage.DIFFUSION].model_copy(
+        update={"rounds": 1, "spare_rounds": 0}
+    )
     federation.sites["b"] = site
     federation.transport.sites = federation.sites
     state = federation.run()
@@ -239,7 +245,7 @@ def test_the_server_refuses_private_reports_that_hold_more_or_prove_less(
 
 
 def test_a_study_must_keep_its_own_promise(public):
-    with pytest.raises(ConfigError, match=r"spends epsilon .* promises 1"):
+    with pytest.raises(ConfigError, match=r"spend epsilon .* promises 1"):
         private_study(public, epsilon=1.0)
 
 
@@ -247,6 +253,20 @@ def test_a_study_must_keep_its_own_promise(public):
     ("changes", "message"),
     [
         ({"codec__training": {"rounds": 1, "local_steps": 1}}, "leave codec.training out"),
+        ({"privacy__codec": PRIVATE_CODEC}, "say how many rounds"),
+        (
+            {"privacy__codec": PRIVATE_CODEC, "codec__training": {"rounds": 1, "local_steps": 1}},
+            "quantizer ema has no private form",
+        ),
+        (
+            {
+                "privacy__codec": PRIVATE_CODEC,
+                "codec__training": {"rounds": 1, "local_steps": 1},
+                "codec__model__quantizer": {"kind": "gradient", "num_codes": 8, "code_dim": 2},
+            },
+            "discriminator has no private form",
+        ),
+        ({"privacy__codec": PRIVATE_CODEC | {"draws": 4}}, "draws"),
         ({"federation": {"sites": ["a"], "strategy": {"kind": "fedprox"}}}, "fedprox has no private form"),
     ],
 )
@@ -255,11 +275,71 @@ def test_a_private_study_that_cannot_be_meant(public, changes, message):
         small_study(
             ("a",),
             **{
-                "privacy": private_study(public).privacy.model_dump(),
+                "privacy": private_study(public).privacy.model_dump(exclude_none=True),
                 "codec__training": {"rounds": 0, "local_steps": 1},
             }
             | changes,
         )
+
+
+def test_a_private_codec_is_trained_first_and_both_stages_share_the_promise(tmp_path, data):
+    public = public_state(**GRADIENT_CODEC)
+    study = private_codec_study(public)
+    assert [stage.value for stage in study.private_plans] == ["codec", "diffusion"]
+    federation = opened(tmp_path / "run", study, data, public)
+    opening = federation.store.load_newest()
+    assert (opening.stage, opening.codec.keys()) == (Stage.CODEC, {f"codec.{n}" for n in public.frozen_codec})
+    state = federation.run()
+    assert (state.stage, state.round_index, state.ended) == (Stage.DIFFUSION, 2, False)
+    moved = {n for n in opening.codec if not torch.equal(opening.codec[n], state.codec[n])}
+    assert moved
+    assert all("decoder" in name for name in moved)  # the part that the study trains
+    assert all(
+        torch.equal(opening.denoiser_frozen[n], state.denoiser_frozen[n]) for n in state.denoiser_frozen
+    )
+    plans = study.private_plans
+    events = [plans[Stage.CODEC].event_of(2), plans[Stage.DIFFUSION].event_of(2)]
+    for name in ("a", "b"):
+        entries = reserved(federation, name)
+        assert [entry.order.stage for entry in entries] == ["codec"] * 2 + ["diffusion"] * 2
+        ledger = Ledger(federation.sites[name].config.policy.ledger)
+        assert ledger.spent(1e-5) == pytest.approx(epsilon(events, 1e-5))
+    assert epsilon(study.private_events, 1e-5) <= study.privacy.epsilon
+    said = promise(study)
+    assert {name: stage["steps_paid_for"] for name, stage in said["stages"].items()} == {
+        "codec": 3,
+        "diffusion": 8,
+    }
+
+
+def test_two_private_stages_are_charged_together(public):
+    public = public_state(**GRADIENT_CODEC)
+    alone = epsilon([private_codec_study(public).private_plans[Stage.DIFFUSION].event], 1e-5)
+    with pytest.raises(
+        ConfigError, match=r"spend epsilon .*codec 2 \+ 1 rounds of 1 steps, diffusion 2 \+ 2"
+    ):
+        private_codec_study(public, epsilon=alone * 1.01)
+
+
+def test_a_codec_stage_without_budget_goes_on_with_the_codec_that_there_is(tmp_path, data):
+    public = public_state(**GRADIENT_CODEC)
+    federation = opened(tmp_path / "run", private_codec_study(public, ("a",)), data, public)
+    site = federation.sites["a"]
+    codec = site._private_rounds(Stage.CODEC)
+    codec.plan = codec.plan.model_copy(update={"rounds": 1, "spare_rounds": 0})
+    state = federation.run()
+    assert (state.stage, state.round_index, state.ended) == (Stage.DIFFUSION, 2, False)
+    assert [entry.order.stage for entry in reserved(federation)] == ["codec", "diffusion", "diffusion"]
+    assert [e["event"] for e in events(federation)].count("budget_spent") == 1
+
+
+def test_a_public_codec_of_another_size_is_refused(public):
+    study = private_study(public)
+    wider = {n: torch.cat([t, t]) for n, t in public.codec.items()}
+    other = dataclasses.replace(public, codec=wider)
+    renamed = study.privacy.model_copy(update={"public_model": other.model_digest})
+    with pytest.raises(RunError, match="other sizes"):
+        start_from_public(other, study.model_copy(update={"privacy": renamed}))
 
 
 def test_a_study_without_privacy_must_train_its_codec():
