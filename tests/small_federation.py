@@ -19,7 +19,7 @@ from server.checkpoint import CheckpointStore
 from server.events import EventLog
 from server.ledger_heads import LedgerHeads
 from server.rounds import RunRecords, run_study
-from server.state import GlobalState, initial_state, start_diffusion
+from server.state import GlobalState, initial_state, start_diffusion, start_from_public
 
 
 def small_study(sites=("a", "b"), **changes) -> Study:
@@ -147,6 +147,13 @@ def make_site(name: str, data: Path, state: Path, study: Study, stream: str | No
         policy=policy,
     )
     return Site(config, study, stream=stream, on_step=lambda *_: None)
+
+
+def opened(folder: Path, study: Study, data: dict[str, Path], public: GlobalState) -> "Federation":
+    """Return a federation that is about to begin a private study from ``public``."""
+    made = Federation(folder, study, {name: data[name] for name in study.federation.sites})
+    made.store.save(start_from_public(public, study))
+    return made
 
 
 class Federation:

@@ -18,7 +18,7 @@ import torch
 from common.artifact import write_text_atomic
 from experiments.privacy_utility.arm import private_study, train_arm
 from experiments.privacy_utility.cohort import Replicate
-from experiments.privacy_utility.measure import denoising_loss, floors, generation_distances, real_sets
+from experiments.privacy_utility.measure import denoising_loss, floors, generation_distances, measured_on
 from experiments.privacy_utility.public_model import PublicModel
 from experiments.privacy_utility.settings import PUBLIC_ONLY, Candidate, Settings
 from server.released_model import released_model
@@ -109,7 +109,7 @@ def figures_of(job: Job, public: PublicModel, folder: Path, settings: Settings) 
         model = released_model(study, state, CPU)
         trained = sum(tensor.numel() for tensor in state.denoiser.values())
         noise = study.privacy.diffusion.noise_multiplier if study.privacy is not None else None
-    real, test = real_sets(replicate, folder / "measured" / job.name)
+    real, test = measured_on(replicate, folder / "measured" / job.name)
     by_patient = denoising_loss(model, test, settings)
     return {
         "replicate": replicate.name,

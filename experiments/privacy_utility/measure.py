@@ -14,7 +14,7 @@ from common.metrics.distribution import median_bandwidth, mmd_squared
 from common.metrics.features import EXTRACTORS, Standardizer, extract
 from common.metrics.reconstruction import patient_means
 from common.shapes import VolumeBatch
-from experiments.evaluation import RealSets, one_volume_per_patient
+from experiments.evaluation import RealSets, real_sets
 from experiments.privacy_utility.cohort import Replicate
 from experiments.privacy_utility.settings import Settings
 from server.released_model import ReleasedModel
@@ -23,18 +23,12 @@ CPU = torch.device("cpu")
 SEED = 0  # of draws that all arms share: differences between arms are paired
 
 
-def real_sets(replicate: Replicate, folder: Path) -> tuple[RealSets, list[VolumeDataset]]:
+def measured_on(replicate: Replicate, folder: Path) -> tuple[RealSets, list[VolumeDataset]]:
     """Return the volumes that synthetic ones are held against, and the test patients' datasets."""
     training = [g.dataset(replicate.study, folder / name) for name, g in replicate.training.items()]
     test = [g.dataset(replicate.study, folder / g.site) for g in replicate.test]
     num = min(sum(d.num_patients for d in test), sum(d.num_patients for d in training))
-    everyone = sum(d.num_patients for d in training)
-    sets = RealSets(
-        reference=one_volume_per_patient(training, everyone, SEED),
-        training=one_volume_per_patient(training, num, SEED),
-        test=one_volume_per_patient(test, num, SEED),
-    )
-    return sets, test
+    return real_sets(training, test, num, SEED), test
 
 
 @torch.no_grad()

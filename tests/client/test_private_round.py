@@ -19,10 +19,11 @@ from common.federation.messages import FailureReport, Stage, TrainReport
 from common.privacy.accountant import epsilon
 from common.privacy.ledger_format import GENESIS, Commit, Reserve
 from server.collect import Collector
-from server.state import initial_state, start_from_public
+from server.state import initial_state
 from tests.small_federation import (
     PRIVATE,
     Federation,
+    opened,
     private_study,
     public_state,
     small_study,
@@ -44,12 +45,6 @@ def public():
 @pytest.fixture
 def federation(tmp_path, data, public):
     return opened(tmp_path / "run", private_study(public), data, public)
-
-
-def opened(folder, study, data, public):
-    made = Federation(folder, study, {name: data[name] for name in study.federation.sites})
-    made.store.save(start_from_public(public, study))
-    return made
 
 
 def order_to_a(federation, state=None, **changes):

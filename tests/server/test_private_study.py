@@ -21,7 +21,7 @@ from tests.small_federation import (
     GRADIENT_CODEC,
     PRIVATE,
     PRIVATE_CODEC,
-    Federation,
+    opened,
     private_codec_study,
     private_study,
     public_state,
@@ -39,12 +39,6 @@ def data(tmp_path_factory):
 @pytest.fixture(scope="module")
 def public():
     return public_state()
-
-
-def opened(folder, study, data, public):
-    made = Federation(folder, study, {name: data[name] for name in study.federation.sites})
-    made.store.save(start_from_public(public, study))
-    return made
 
 
 def events(federation):
