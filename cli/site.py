@@ -2,7 +2,7 @@
 
 import json as json_module
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -59,8 +59,8 @@ def show(site_file: SiteFile, json: Json = False) -> None:
         for key, value in summary.items()
     ]
     out.print(table(f"ledger {folder}", ["what", "value"], facts))
-    columns = ["time", "run", "stage", "round", "sampling_rate", "noise_multiplier", "steps", "answered"]
-    listed = [[str(row[column])[:19] for column in columns] for row in rows[-SHOWN:]]
+    columns = ["when (UTC)", "run", "stage", "round", "q", "sigma", "steps", "reply"]
+    listed = [_order_line(row) for row in rows[-SHOWN:]]
     out.print(table(f"the last {len(listed)} of {len(rows)} orders", columns, listed))
 
 
@@ -87,6 +87,20 @@ def export(
     content = registry_entry(Ledger(folder), budget, name)
     write_text_atomic(to, json_module.dumps(content, indent=2) + "\n")
     out.print(f"wrote {to}", highlight=False)
+
+
+def _order_line(row: dict[str, Any]) -> list[str]:
+    """Return one order in the width of a terminal."""
+    return [
+        row["time"][2:16].replace("T", " "),
+        row["run"][:8],
+        row["stage"],
+        str(row["round"]),
+        f"{row['sampling_rate']:g}",
+        f"{row['noise_multiplier']:g}",
+        str(row["steps"]),
+        "yes" if row["answered"] else "NO",
+    ]
 
 
 def _named(site_file: Path) -> tuple[Path, Budget, str]:

@@ -5,10 +5,12 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from client.private_tasks import private_task
 from client.site_config import Compute
 from common.federation.messages import Stage
 from common.federation.seeds import seeded_generator
 from common.privacy.accountant import epsilon
+from common.privacy.patient_gradients import trainable
 from common.privacy.summary import noise_to_signal
 from common.study import Study
 from common.study_denoiser import fresh_denoiser
@@ -38,7 +40,7 @@ def study_overview(study: Study) -> dict[str, Any]:
         "denoiser parameters": denoiser,
         "codec MB per round, site and direction": round(codec_traffic / 1e6, 2),
         "diffusion MB per round, site and direction": round(trained * FLOAT_BYTES / 1e6, 2),
-        **_promise(study, trained),
+        **_promise(study),
         "codec steps": study.codec.training.total_steps,
         "diffusion steps": study.diffusion.training.total_steps,
         "sites": ", ".join(study.federation.sites),
@@ -57,21 +59,25 @@ def _sizes(study: Study) -> GlobalState:
     )
 
 
-def _promise(study: Study, trained: int) -> dict[str, Any]:
+def _promise(study: Study) -> dict[str, Any]:
     """Return what a private study promises; nothing without one."""
     if study.privacy is None:
         return {}
-    plan, delta = study.private_plans[Stage.DIFFUSION], study.privacy.delta
-    noise = noise_to_signal(plan, trained, len(study.federation.sites))
-    return {
-        "epsilon, rounds and spare rounds": round(epsilon(study.private_events, delta), 3),
-        "private stages": ", ".join(stage.value for stage in study.private_plans),
-        "delta": delta,
-        "trained parameters": trained,
-        "noise to signal of a step": round(noise.per_step, 3),
-        "rounds that may be lost": plan.spare_rounds,
+    facts: dict[str, Any] = {
+        "epsilon, rounds and spare rounds": round(epsilon(study.private_events, study.privacy.delta), 3),
+        "delta": study.privacy.delta,
         "public model": study.privacy.public_model,
     }
+    for stage, plan in study.private_plans.items():
+        network, _ = private_task(study, stage).example()
+        trained = sum(parameter.numel() for parameter in trainable(network).values())
+        noise = noise_to_signal(plan, trained, len(study.federation.sites))
+        facts |= {
+            f"{stage.value}: trained parameters": trained,
+            f"{stage.value}: noise to signal of a step": round(noise.per_step, 3),
+            f"{stage.value}: rounds that may be lost": plan.spare_rounds,
+        }
+    return facts
 
 
 def data_overview(study: Study, plan: SimulationPlan, data: Path) -> dict[str, dict[str, Any]]:

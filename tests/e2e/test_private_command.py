@@ -66,9 +66,13 @@ def test_study_check_says_the_price_before_anything_is_trained(story):
     folder, _ = story
     facts = json.loads(fedvox("study", "check", "private.yaml", "--json", cwd=folder).stdout)["study"]
     assert 5.8 < facts["epsilon, rounds and spare rounds"] <= 6
-    assert facts["rounds that may be lost"] == 1
-    assert facts["private stages"] == "codec, diffusion"
-    assert facts["trained parameters"] > 0
+    private = yaml.safe_load((folder / "private.yaml").read_text())["privacy"]
+    for stage in ("codec", "diffusion"):
+        assert facts[f"{stage}: rounds that may be lost"] == 1
+        trained, plan = facts[f"{stage}: trained parameters"], private[stage]
+        drawn = plan["sampling_rate"] * plan["nominal_patients"] * len(SITES) ** 0.5
+        noise = plan["noise_multiplier"] * trained**0.5 / drawn
+        assert facts[f"{stage}: noise to signal of a step"] == pytest.approx(noise, abs=1e-3)
 
 
 @pytest.mark.parametrize("site", SITES)
