@@ -16,6 +16,7 @@ from common.artifact import write_text_atomic
 from experiments.baselines.table import comparison_text
 from experiments.codec_bench import codec_bench_text
 from experiments.markdown import interval_text, markdown_table
+from experiments.privacy_utility.table import privacy_utility_text
 from experiments.private_cost import private_cost_text
 from experiments.quantizer_bench import quantizer_bench_text
 
@@ -72,6 +73,7 @@ TABLES: Mapping[str, tuple[str, Callable[[Any], str]]] = {
     "baselines hippocampus": ("baselines_hippocampus.json", comparison_text),
     "baselines breast_dce": ("baselines_breast_dce.json", comparison_text),
     "codec_bench": ("codec_bench.json", codec_bench_text),
+    "privacy_utility": ("privacy_utility.json", privacy_utility_text),
     "private_cost": ("private_cost.json", private_cost_text),
     "quantizers": ("quantizers.json", quantizer_bench_text),
 }

@@ -101,3 +101,12 @@ def test_the_codec_is_two_decibels_above_its_peer():
     [published] = [name for name, codec in bench["codecs"].items() if codec["bits"] == 9]
     assert bench["fedvox_minus"][published]["psnr_over_global_mse"] >= 2
     assert bench["fedvox_minus"][published]["psnr_mean_over_patients"]["estimate"] >= 2
+
+
+@pytest.mark.parametrize("network", ["codec", "denoiser"])
+def test_private_gradients_cost_at_most_two_steps_and_half_of_what_opacus_takes(network):
+    found = figures("private_cost.json")["networks"][network]
+    assert found["fastest_over_plain"] <= 2
+    assert found["fastest_over_stock"] <= 0.55
+    if found["stock_extra_mb"] > 200:
+        assert found["extra_mb"] <= found["stock_extra_mb"] / 2
