@@ -1,5 +1,6 @@
 """Orders and reports over Flower's Grid."""
 
+import math
 import time
 from collections.abc import Sequence
 
@@ -13,6 +14,7 @@ from server.transport import Exchange
 
 HELLO = f"{MessageType.QUERY}.hello"
 POLL_S = 0.2
+ASK_AGAIN_S = 5.0  # a node that could not say its name: its person may be mending a file
 
 
 class FlowerTransport:
@@ -55,7 +57,9 @@ class FlowerTransport:
 
         A site that spoke for another could spoil what is known of the other's ledger.
         """
-        site = self._site_of[reply.metadata.src_node_id]
+        site = self._site_of.get(reply.metadata.src_node_id)
+        if site is None:
+            return None
         try:
             report = report_from_records(reply.content)
         except WireError:
@@ -67,27 +71,31 @@ class FlowerTransport:
     def _find_sites(self, sites: Sequence[str], deadline_s: float) -> dict[str, int]:
         give_up = time.monotonic() + deadline_s
         known: dict[str, int] = {}
-        failed = 0
-        asked: set[int] = set()
+        failed: set[int] = set()
+        ask_at: dict[int, float] = {}
         while True:
-            new = [node for node in self.grid.get_node_ids() if node not in asked]
-            asked.update(new)
+            now = time.monotonic()
+            new = [node for node in self.grid.get_node_ids() if ask_at.get(node, now) <= now]
+            ask_at |= dict.fromkeys(new, math.inf)
             messages = [self._message(RecordDict(), HELLO, node, deadline_s) for node in new]
             for reply in self._send_and_receive(messages, max(1.0, give_up - time.monotonic())):
+                node = reply.metadata.src_node_id
                 if reply.has_error() or "site" not in reply.content.config_records:
-                    failed += 1  # its own log says why
+                    failed.add(node)  # its own log says why
+                    ask_at[node] = time.monotonic() + ASK_AGAIN_S
                     continue
+                failed.discard(node)
                 name = str(reply.content.config_records["site"]["name"])
                 if name in known:
                     raise FederationError(f"two nodes call themselves {name}", "give each site its own name")
-                known[name] = reply.metadata.src_node_id
+                known[name] = node
             missing = sorted(set(sites) - set(known))
             if not missing:
                 return known
             if time.monotonic() > give_up:
                 raise FederationError(
                     f"sites not connected after {deadline_s:.0f} s: {', '.join(missing)}; "
-                    f"{failed} nodes answered that they cannot",
+                    f"{len(failed)} nodes answered that they cannot",
                     "start them, read the log of those that cannot, or edit federation.sites",
                 )
             time.sleep(POLL_S)

@@ -97,6 +97,21 @@ def test_a_node_that_cannot_say_its_name_is_counted_and_told_of():
         FlowerTransport(grid, ("a", "b"), 0.1)
 
 
+def test_a_node_that_could_not_say_its_name_is_asked_again(monkeypatch):
+    monkeypatch.setattr("server.flower_transport.ASK_AGAIN_S", 0.05)
+    grid = FakeGrid(answers={"hello": report_to_records(FailureReport("unknown", ErrorCode.CONFIG))})
+    real = grid.pull_messages
+
+    def mended_later(names):
+        replies = real(names)
+        if len(grid.sent) > len(NODES):
+            grid.answers.pop("hello", None)
+        return replies
+
+    monkeypatch.setattr(grid, "pull_messages", mended_later)
+    assert FlowerTransport(grid, ("a", "b"), 5.0).node_of == NODES
+
+
 def test_two_nodes_of_one_name_are_refused():
     grid = FakeGrid(answers={"hello": RecordDict({"site": ConfigRecord({"name": "a"})})})
     with pytest.raises(FederationError, match="two nodes call themselves a"):
