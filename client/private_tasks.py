@@ -22,7 +22,7 @@ from client.training_round import SiteContext
 from common.codec.codec import Codec
 from common.codec.training import codec_loss
 from common.diffusion.objective import Draws, Objective, make_objective
-from common.errors import FederationError
+from common.errors import ConfigError, FederationError
 from common.federation.messages import Stage, TrainOrder
 from common.federation.seeds import seeded_generator
 from common.frozen_networks import CODEC_PREFIX, DENOISER_PREFIX, part_of, shaped_codec, with_prefix
@@ -122,6 +122,11 @@ class CodecTask:
         where = stage.where if stage is not None else ""
         for name, parameter in codec.named_parameters():
             parameter.requires_grad_(where in name)
+        if not trainable(codec):
+            raise ConfigError(
+                f"no parameter of the codec has '{where}' in its name",
+                "write privacy.codec.where: decoder, or leave it out",
+            )
         return codec
 
 

@@ -11,6 +11,7 @@ from client import private_round
 from client.admission import PolicyError, check_admitted
 from client.policy import Policy
 from client.private.ledger import Ledger
+from client.private_tasks import private_task
 from client.progress import ProgressFile
 from client.site import Site
 from common.artifact import digest_of_tensors
@@ -21,9 +22,12 @@ from common.privacy.ledger_format import GENESIS, Commit, Reserve
 from server.collect import Collector
 from server.state import initial_state
 from tests.small_federation import (
+    GRADIENT_CODEC,
     PRIVATE,
+    PRIVATE_CODEC,
     Federation,
     opened,
+    private_codec_study,
     private_study,
     public_state,
     small_study,
@@ -298,6 +302,13 @@ def test_a_private_study_has_no_codec_stage_whatever_the_server_asks(federation)
     order = order_to_a(federation, stage=Stage.CODEC)
     assert federation.sites["a"].execute(order) == FailureReport("a", ErrorCode.CONFIG)
     assert ledger_of(federation).entries() == []
+
+
+def test_a_codec_of_which_nothing_is_trained_is_refused_by_name():
+    public = public_state(**GRADIENT_CODEC)
+    study = private_codec_study(public, stage=PRIVATE_CODEC | {"where": "decodre"})
+    with pytest.raises(ConfigError, match="no parameter of the codec has 'decodre'"):
+        private_task(study, Stage.CODEC).example()
 
 
 def test_a_head_that_the_ledger_never_had_is_refused_before_anything_is_spent(federation):
