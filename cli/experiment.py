@@ -22,9 +22,16 @@ experiment_app = typer.Typer(help="Run a comparison.", no_args_is_help=True, ric
 CONFIGS = Path(__file__).parents[1] / "experiments" / "configs"
 STUDIES = {"hippocampus": "hippocampus-mri", "breast_dce": "breast-dce-mri"}
 BASELINES, PRIVACY_UTILITY = "baselines", "privacy-utility"
-EXPERIMENTS = (BASELINES, PRIVACY_UTILITY)
 
-Name = Annotated[str, typer.Argument(help=f"Which comparison: {' or '.join(EXPERIMENTS)}.")]
+
+def baselines_text(results: dict[str, Any]) -> str:
+    """Return one study's comparison under its name."""
+    return f"## {results['study']}\n\n{comparison_text(results)}"
+
+
+TEXTS = {BASELINES: baselines_text, PRIVACY_UTILITY: privacy_utility_text}
+
+Name = Annotated[str, typer.Argument(help=f"Which comparison: {' or '.join(TEXTS)}.")]
 Runs = Annotated[Path, typer.Option("--runs", help="Folder that holds all runs.")]
 
 
@@ -54,17 +61,21 @@ def run(
     Example: [bold]fedvox experiment run privacy-utility --data /data --smoke[/]
     """
     _known(name)
+    if name == PRIVACY_UTILITY and study:
+        raise ConfigError(f"{name} has no single studies", "leave --study out")
+    if name == BASELINES and smoke:
+        raise ConfigError(f"{name} has no smoke version", "leave --smoke out")
+    folder = runs / (f"{name}-smoke" if smoke else name)
     if name == PRIVACY_UTILITY:
-        name = f"{PRIVACY_UTILITY}-smoke" if smoke else PRIVACY_UTILITY
-        results = {name: _run_privacy_utility(data, runs / name, threads, smoke)}
+        results = _run_privacy_utility(data, folder, threads, smoke)
     else:
-        results = _run_baselines(data, study, runs, threads)
+        results = _run_baselines(data, study, folder, threads)
     if json:
         print_json(results)
         return
     for found in results.values():
-        _print(found)
-    out.print(f"figures in {runs / name}", highlight=False)
+        _print(name, found)
+    out.print(f"figures in {folder}", highlight=False)
 
 
 @experiment_app.command("table")
@@ -78,10 +89,10 @@ def show_table(name: Name, runs: Runs = Path("runs")) -> None:
     if not files:
         raise ConfigError(f"no figures in {runs / name}", f"run fedvox experiment run {name} first")
     for file in files:
-        _print(json_module.loads(file.read_text(encoding="utf-8")))
+        _print(name, json_module.loads(file.read_text(encoding="utf-8")))
 
 
-def _run_baselines(data: Path, study: list[str] | None, runs: Path, threads: int) -> dict[str, Any]:
+def _run_baselines(data: Path, study: list[str] | None, folder: Path, threads: int) -> dict[str, Any]:
     unknown = sorted(set(study or ()) - STUDIES.keys())
     if unknown:
         raise ConfigError(f"no study called {unknown[0]}", f"known: {', '.join(STUDIES)}")
@@ -90,11 +101,11 @@ def _run_baselines(data: Path, study: list[str] | None, runs: Path, threads: int
         results[one] = compare(
             CONFIGS / f"{one}.yaml",
             (data / STUDIES[one]).resolve(),
-            runs / BASELINES / one,
+            folder / one,
             Compute(threads=threads),
             _say,
         )
-        write_results(runs / BASELINES / f"{one}.json", results[one])
+        write_results(folder / f"{one}.json", results[one])
     return results
 
 
@@ -103,21 +114,17 @@ def _run_privacy_utility(data: Path, folder: Path, workers: int, smoke: bool) ->
     results = compare_privacy(data, Bench(folder / "work", settings, workers, _say))
     write_results(folder / f"{PRIVACY_UTILITY}.json", results)
     plot_privacy_utility(results, folder / f"{PRIVACY_UTILITY}.png")
-    return results
+    return {PRIVACY_UTILITY: results}
 
 
 def _say(text: str) -> None:
     err.print(text, highlight=False)
 
 
-def _print(results: dict[str, Any]) -> None:
-    if "study" in results:
-        text = f"## {results['study']}\n\n{comparison_text(results)}\n"
-    else:
-        text = f"{privacy_utility_text(results)}\n"
-    out.print(text, markup=False, highlight=False, soft_wrap=True)
+def _print(name: str, results: dict[str, Any]) -> None:
+    out.print(f"{TEXTS[name](results)}\n", markup=False, highlight=False, soft_wrap=True)
 
 
 def _known(name: str) -> None:
-    if name not in EXPERIMENTS:
-        raise ConfigError(f"no experiment called {name}", f"known: {', '.join(EXPERIMENTS)}")
+    if name not in TEXTS:
+        raise ConfigError(f"no experiment called {name}", f"known: {', '.join(TEXTS)}")

@@ -12,7 +12,7 @@ from common.diffusion.training import DiffusionTraining
 from common.errors import DataError
 from common.federation.messages import TrainOrder, TrainReport
 from common.study import Study
-from common.study_denoiser import study_denoiser
+from common.study_networks import study_denoiser
 
 
 def train_diffusion_round(order: TrainOrder, context: SiteContext, store: LatentStore) -> TrainReport:

@@ -1,7 +1,6 @@
 """The networks that a stage uses and does not train, on the site's disk: sent once, then named by digest."""
 
 import re
-from collections.abc import Mapping
 from pathlib import Path
 
 from torch import Tensor
@@ -9,8 +8,11 @@ from torch import Tensor
 from common.artifact import digest_of_tensors, read_tensor_folder, remove_others, write_tensor_folder
 from common.errors import ArtifactError, ErrorCode, FederationError
 from common.federation.messages import TrainOrder
+from common.federation.tensor_check import first_difference
 from common.frozen_networks import frozen_example
 from common.study import Study
+
+NOT_THE_STUDYS = "the order's tensors are not those of the study's networks"
 
 
 class NeedFrozenError(FederationError):
@@ -49,27 +51,12 @@ class FrozenStore:
             raise FederationError(
                 "the frozen networks do not match the digest in the order", "ask for the order again"
             )
-        refuse_other_shapes(tensors, frozen_example(self._study))
+        wrong = first_difference(tensors, frozen_example(self._study))
+        if wrong is not None:
+            raise FederationError(f"{NOT_THE_STUDYS}: {wrong}", "compare fedvox versions of server and site")
         write_tensor_folder(path, {"frozen": tensors}, {"digest": order.frozen_digest})
         remove_others(path, "frozen-*")
         return tensors
-
-
-def refuse_other_shapes(given: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> None:
-    """Return if ``given`` has the names, shapes and dtypes of ``expected``.
-
-    Raises:
-        FederationError: It has not.
-    """
-    if _kinds(given) != _kinds(expected):
-        raise FederationError(
-            "the order's tensors are not those of the study's networks",
-            "compare fedvox versions of server and site",
-        )
-
-
-def _kinds(tensors: Mapping[str, Tensor]) -> dict[str, tuple[object, object]]:
-    return {name: (tensor.shape, tensor.dtype) for name, tensor in tensors.items()}
 
 
 def _checked_digest(order: TrainOrder) -> str:

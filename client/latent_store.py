@@ -19,9 +19,10 @@ from common.diffusion.latent_scale import LatentScale
 from common.errors import ArtifactError
 from common.federation.messages import TrainOrder
 from common.frozen import fingerprint
-from common.frozen_networks import CODEC_PREFIX, part_of, shaped_codec
+from common.frozen_networks import CODEC_PREFIX, part_of
 from common.shapes import Latent
 from common.study import Study
+from common.study_networks import study_codec
 
 
 class LatentStore:
@@ -62,7 +63,8 @@ class LatentStore:
             return groups["latents"]["scaled"]
         except ArtifactError:
             pass  # not encoded yet, or damaged: encode again
-        scaled = encode_all(self._codec(frozen), dataset.volumes(), self.device)
+        codec = study_codec(self.study, part_of(frozen, CODEC_PREFIX)).to(self.device).eval()
+        scaled = encode_all(codec, dataset.volumes(), self.device)
         facts = {"frozen": order.frozen_digest, "dataset": dataset.digest}
         write_tensor_folder(path, {"latents": {"scaled": scaled}}, facts)
         remove_others(path, "latents-*")
@@ -72,11 +74,6 @@ class LatentStore:
         """Return what stands for all that the latents depend on."""
         model = fingerprint(self.study.codec.model)
         return cache_key([order.frozen_digest, dataset.digest, model, code_digest(), self.device.type])
-
-    def _codec(self, frozen: dict[str, Tensor]) -> Codec:
-        codec = shaped_codec(self.study)
-        codec.load_state_dict(part_of(frozen, CODEC_PREFIX))
-        return codec.to(self.device).eval()
 
 
 @torch.inference_mode()

@@ -1,10 +1,12 @@
 """What a hospital allows, whatever a study or a coordinator asks: the `policy` block of site.yaml.
 
-policy:
-epsilon: 8                 # most that all studies together may ever spend, for one patient
-delta: 1.0e-5
-ledger: /var/lib/fedvox/ledger
-require_privacy: true      # nothing is trained without differential privacy; so by default with a ledger
+    policy:
+      epsilon: 8                 # most that all studies together may ever spend, for one patient
+      delta: 1.0e-5
+      ledger: /var/lib/fedvox/ledger
+      require_privacy: true      # nothing is trained without differential privacy
+
+With a ledger, the last line need not be written.
 """
 
 from pathlib import Path

@@ -67,7 +67,7 @@ class PrivateRounds:
         self.study = study
         self.plan: PrivacyPlan = study.private_plans[stage]
         self.ledger = Ledger(policy.ledger)
-        self._schedule = study.codec.training if stage is Stage.CODEC else study.diffusion.training
+        self._schedule = study.schedule_of(stage)
         self._budget = Budget(epsilon=policy.epsilon, delta=policy.delta)
         self._mark = policy.mark
         self._task = private_task(study, stage)

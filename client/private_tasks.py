@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from client.diffusion_stage import site_labels
-from client.frozen_store import refuse_other_shapes
+from client.frozen_store import NOT_THE_STUDYS
 from client.latent_store import LatentStore
 from client.private.private_step import RowsOf
 from client.private.secret_stream import SecretStream
@@ -25,10 +25,11 @@ from common.diffusion.objective import Draws, Objective, make_objective
 from common.errors import ConfigError, FederationError
 from common.federation.messages import Stage, TrainOrder
 from common.federation.seeds import seeded_generator
-from common.frozen_networks import CODEC_PREFIX, DENOISER_PREFIX, part_of, shaped_codec, with_prefix
+from common.federation.tensor_check import first_difference, first_not_finite
+from common.frozen_networks import CODEC_PREFIX, DENOISER_PREFIX, part_of, with_prefix
 from common.privacy.patient_gradients import Rows, trainable
 from common.study import Study
-from common.study_denoiser import fresh_denoiser, study_denoiser
+from common.study_networks import shaped_codec, shaped_denoiser, study_codec, study_denoiser
 
 _MADE_UP_ROWS = 3
 
@@ -79,7 +80,7 @@ class CodecTask:
 
     def __init__(self, study: Study) -> None:
         self._study = study
-        self._shape = shaped_codec(study).state_dict()
+        self._shape = with_prefix(shaped_codec(study).state_dict(), CODEC_PREFIX)
 
     def loss(self, module: nn.Module, rows: Rows) -> Tensor:
         """Return the reconstruction and quantization loss per row."""
@@ -97,10 +98,8 @@ class CodecTask:
 
     def network(self, order: TrainOrder, store: LatentStore) -> nn.Module:  # noqa: ARG002
         """Return the order's codec, of which the study's part takes a gradient."""
-        _refuse_unfit(part_of(order.parameters, CODEC_PREFIX), self._shape, order)
-        codec = shaped_codec(self._study)
-        codec.load_state_dict(part_of(order.parameters, CODEC_PREFIX))
-        return self._opened(codec)
+        _refuse_unfit(order, self._shape)
+        return self._opened(study_codec(self._study, part_of(order.parameters, CODEC_PREFIX)))
 
     def refuse_unlabelled(self, order: TrainOrder, context: SiteContext) -> None:
         """Return: a codec has no condition."""
@@ -140,7 +139,7 @@ class DenoiserTask:
     def __init__(self, study: Study) -> None:
         self._study = study
         self._objective = make_objective(study.diffusion.model)
-        self._shape = {name: p.detach() for name, p in trainable(self._fresh()).items()}
+        self._shape = trainable(shaped_denoiser(study))
 
     def loss(self, module: nn.Module, rows: Rows) -> Tensor:
         """Return the denoising loss per row, at the row's own draws."""
@@ -155,11 +154,11 @@ class DenoiserTask:
         sizes = (min(size, smallest) for size in study.latent_shape)
         latents = torch.randn((_MADE_UP_ROWS, study.codec.model.code_dim, *sizes), generator=generator)
         labels = torch.arange(_MADE_UP_ROWS) % study.num_classes if study.num_classes else None
-        return self._fresh(), _denoiser_rows(latents, labels, self._objective, generator)
+        return shaped_denoiser(study), _denoiser_rows(latents, labels, self._objective, generator)
 
     def network(self, order: TrainOrder, store: LatentStore) -> nn.Module:
         """Return the order's denoiser: what it trains, and what is frozen."""
-        _refuse_unfit(order.parameters, self._shape, order)
+        _refuse_unfit(order, self._shape)
         fixed = part_of(store.frozen(order), DENOISER_PREFIX)
         return study_denoiser(self._study, {**fixed, **order.parameters})
 
@@ -189,9 +188,6 @@ class DenoiserTask:
         state = module.state_dict()
         return {name: state[name].detach().cpu().clone() for name in order.parameters}
 
-    def _fresh(self) -> nn.Module:
-        return fresh_denoiser(self._study, seeded_generator(self._study.seed, "shape only"))
-
 
 def exams_of(patients: Sequence[str]) -> dict[str, Tensor]:
     """Return the positions of each patient's exams.
@@ -213,10 +209,8 @@ def _denoiser_rows(
     return rows if labels is None else {**rows, "label": labels}
 
 
-def _refuse_unfit(given: Mapping[str, Tensor], expected: Mapping[str, Tensor], order: TrainOrder) -> None:
+def _refuse_unfit(order: TrainOrder, expected: Mapping[str, Tensor]) -> None:
     """Raise if the order holds other tensors than ``expected``, or numbers that are none."""
-    refuse_other_shapes(given, expected)
-    if len(given) != len(order.parameters):
-        raise FederationError("the order holds tensors of another network", "compare fedvox versions")
-    if not all(bool(torch.isfinite(tensor).all()) for tensor in order.parameters.values()):
-        raise FederationError("the order's tensors are not finite", "go back to the round before")
+    wrong = first_difference(order.parameters, expected) or first_not_finite(order.parameters)
+    if wrong is not None:
+        raise FederationError(f"{NOT_THE_STUDYS}: {wrong}", "compare fedvox versions of server and site")

@@ -10,11 +10,9 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-from common.codec.codec import Codec
-from common.federation.seeds import seeded_generator
 from common.privacy.patient_gradients import trainable
 from common.study import Study
-from common.study_denoiser import fresh_denoiser
+from common.study_networks import shaped_codec, shaped_denoiser
 
 CODEC_PREFIX = "codec."
 DENOISER_PREFIX = "denoiser."
@@ -34,17 +32,11 @@ def with_prefix(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]
     return {prefix + name: tensor for name, tensor in tensors.items()}
 
 
-def shaped_codec(study: Study) -> Codec:
-    """Return the study's codec with parameters that mean nothing, on the CPU."""
-    generator = seeded_generator(study.seed, "shape only")
-    return Codec(study.codec.model, study.volume.num_channels, generator)
-
-
 def frozen_example(study: Study) -> dict[str, Tensor]:
     """Return tensors with the names, shapes and dtypes of what the study's diffusion stage does not train."""
     frozen = with_prefix(shaped_codec(study).state_dict(), CODEC_PREFIX)
     if study.privacy is not None:
-        denoiser = fresh_denoiser(study, seeded_generator(study.seed, "shape only"))
+        denoiser = shaped_denoiser(study)
         trained = trainable(denoiser)
         fixed = {name: t for name, t in denoiser.state_dict().items() if name not in trained}
         frozen |= with_prefix(fixed, DENOISER_PREFIX)

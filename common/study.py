@@ -133,18 +133,22 @@ class Study(FrozenModel):
             )
         return self
 
+    def schedule_of(self, stage: Stage) -> TrainingConfig:
+        """Return the schedule of ``stage``."""
+        return self.codec.training if stage is Stage.CODEC else self.diffusion.training
+
     @property
     def private_plans(self) -> dict[Stage, PrivacyPlan]:
         """What each private stage does, in the order they run; empty without differential privacy."""
         if self.privacy is None:
             return {}
-        plans = {}
-        if self.privacy.codec is not None:
-            schedule = self.codec.training
-            plans[Stage.CODEC] = self.privacy.codec.plan(schedule.rounds, schedule.local_steps)
-        schedule = self.diffusion.training
-        plans[Stage.DIFFUSION] = self.privacy.diffusion.plan(schedule.rounds, schedule.local_steps)
-        return plans
+        private = {Stage.CODEC: self.privacy.codec, Stage.DIFFUSION: self.privacy.diffusion}
+        schedules = {stage: self.schedule_of(stage) for stage in private}
+        return {
+            stage: how.plan(schedules[stage].rounds, schedules[stage].local_steps)
+            for stage, how in private.items()
+            if how is not None
+        }
 
     @property
     def private_events(self) -> tuple[SampledGaussian, ...]:

@@ -13,7 +13,7 @@ from common.privacy.accountant import epsilon
 from common.privacy.patient_gradients import trainable
 from common.privacy.summary import noise_to_signal
 from common.study import Study
-from common.study_denoiser import fresh_denoiser
+from common.study_networks import shaped_denoiser
 from experiments.report.events import read_events
 from experiments.simulate import check_sites, site_configs
 from experiments.study_file import SimulationPlan
@@ -49,10 +49,9 @@ def study_overview(study: Study) -> dict[str, Any]:
 
 def _sizes(study: Study) -> GlobalState:
     """Return a state of untrained networks with the study's shapes."""
-    generator = seeded_generator(study.seed, "shape only")
-    codec = initial_codec(study, generator)
-    denoiser = fresh_denoiser(study, generator)
-    trained = {name: p.detach() for name, p in denoiser.named_parameters() if p.requires_grad}
+    codec = initial_codec(study, seeded_generator(study.seed, "shape only"))
+    denoiser = shaped_denoiser(study)
+    trained = trainable(denoiser)
     frozen = {name: p.detach() for name, p in denoiser.named_parameters() if not p.requires_grad}
     return GlobalState(
         Stage.DIFFUSION, 0, codec=codec, denoiser=trained, denoiser_average=trained, denoiser_frozen=frozen

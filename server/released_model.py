@@ -9,9 +9,8 @@ from common.diffusion.latent_scale import LatentScale
 from common.diffusion.unet import UNetDenoiser
 from common.errors import RunError
 from common.federation.messages import Stage
-from common.federation.seeds import seeded_generator
 from common.study import Study
-from common.study_denoiser import study_denoiser
+from common.study_networks import study_codec, study_denoiser
 from server.checkpoint import CheckpointStore
 from server.run_folder import RunFolder
 from server.state import GlobalState
@@ -40,9 +39,7 @@ class ReleasedModel:
 
 def load_codec(study: Study, state: GlobalState, device: torch.device) -> Codec:
     """Return the codec of ``state`` in eval mode."""
-    codec = Codec(study.codec.model, study.volume.num_channels, seeded_generator(study.seed, "shape only"))
-    codec.load_state_dict(state.frozen_codec)
-    return codec.to(device).eval()
+    return study_codec(study, state.frozen_codec).to(device).eval()
 
 
 def load_released_model(run: RunFolder, device: torch.device) -> ReleasedModel:

@@ -10,7 +10,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from common.errors import BudgetError
-from common.federation.config import TrainingConfig
 from common.federation.messages import Stage, TrainReport
 from common.study import Study
 from server.aggregate import next_state
@@ -84,7 +83,7 @@ def run_study(
             state = next_state(state, reports, study)
             _log_round(log, state, exchange, reports, time.monotonic() - started)
         records.store.save(state)
-        if state.ended or state.round_index == training_of(study, state.stage).rounds:
+        if state.ended or state.round_index == study.schedule_of(state.stage).rounds:
             log.append("stage_finished", stage=state.stage.value)
         if is_finished(state, study):
             log.append("run_finished")
@@ -101,11 +100,6 @@ def _opened(study: Study, records: RunRecords) -> GlobalState:
     elif not is_finished(state, study):
         records.log.append("run_resumed", stage=state.stage.value, round=state.round_index)
     return initial_state(study) if state is None else state
-
-
-def training_of(study: Study, stage: Stage) -> TrainingConfig:
-    """Return the schedule of ``stage``."""
-    return study.codec.training if stage is Stage.CODEC else study.diffusion.training
 
 
 def _log_round(

@@ -10,9 +10,9 @@ from common.artifact import digest_of_tensors
 from common.errors import RunError
 from common.federation.messages import Stage
 from common.federation.seeds import seeded_generator
-from common.frozen_networks import CODEC_PREFIX, DENOISER_PREFIX, part_of, shaped_codec, with_prefix
+from common.frozen_networks import CODEC_PREFIX, DENOISER_PREFIX, part_of, with_prefix
 from common.study import Study
-from common.study_denoiser import adapted_public_denoiser
+from common.study_networks import adapted_public_denoiser, study_codec
 from server.initial import initial_codec, initial_denoiser
 
 
@@ -115,7 +115,7 @@ def start_from_public(public: GlobalState, study: Study) -> GlobalState:
         )
     generator = seeded_generator(study.seed, "initial", Stage.DIFFUSION.value)
     try:
-        shaped_codec(study).load_state_dict(public.frozen_codec)
+        study_codec(study, public.frozen_codec)
         trained, frozen = adapted_public_denoiser(study, public.released_denoiser, generator)
     except RuntimeError:
         raise RunError(

@@ -15,3 +15,20 @@ def flower_process(monkeypatch):
 
     for name in ("_task_id", "_run_id", "_node_id"):
         monkeypatch.setattr(TaskIdentity, name, 1)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    """Two sites' volumes, four patients each; many files have data of their own by this name."""
+    from tests.small_federation import write_volumes
+
+    folder = tmp_path_factory.mktemp("data")
+    return {name: write_volumes(folder / name, 4, seed) for seed, name in enumerate("ab", start=1)}
+
+
+@pytest.fixture(scope="module")
+def public():
+    """A public model that private studies start from."""
+    from tests.small_federation import public_state
+
+    return public_state()

@@ -159,12 +159,17 @@ class Ledger:
         """
         with self._locked():
             lines = self._lines()
-            _refuse_further_rounds(entry, lines, most_rounds)
             entries = [line.entry for line in lines]
+            left = most_rounds - _rounds_of(entry, entries)
+            if left <= 0:
+                raise BudgetError(
+                    f"the study has had its {most_rounds} rounds, spare ones included",
+                    "the stage ends with the last global model; more rounds are another study",
+                )
             self._check.refuse_beyond(
                 budget,
                 events=spent_events([*entries, entry]),
-                ahead=spent_events([*entries, *[entry] * (most_rounds - _rounds_of(entry, lines))]),
+                ahead=spent_events([*entries, *[entry] * left]),
             )
             self._append(next_line(_head(lines), entry))
 
@@ -279,17 +284,9 @@ def _refuse_missing(heads: list[str], lines: list[LedgerLine]) -> None:
         raise LedgerError("a head that a coordinator acknowledged is missing from the ledger", _MEND)
 
 
-def _refuse_further_rounds(entry: Reserve, lines: list[LedgerLine], most_rounds: int) -> None:
-    if _rounds_of(entry, lines) >= most_rounds:
-        raise BudgetError(
-            f"the study has had its {most_rounds} rounds, spare ones included",
-            "the stage ends with the last global model; more rounds are another study",
-        )
-
-
-def _rounds_of(entry: Reserve, lines: list[LedgerLine]) -> int:
+def _rounds_of(entry: Reserve, entries: Sequence[Reserve | Commit]) -> int:
     """Return how many rounds of the same study and stage are paid for."""
-    paid = [line.entry for line in lines if isinstance(line.entry, Reserve)]
+    paid = [other for other in entries if isinstance(other, Reserve)]
     return sum(p.study == entry.study and p.order.stage == entry.order.stage for p in paid)
 
 

@@ -6,13 +6,10 @@ NaN would spoil the global model for everyone.
 """
 
 import math
-from collections.abc import Mapping
-
-import torch
-from torch import Tensor
 
 from common.errors import RejectedReportError
 from common.federation.messages import TrainOrder, TrainReport
+from common.federation.tensor_check import first_difference, first_not_finite
 
 
 def check_report(report: TrainReport, order: TrainOrder, private: bool = False) -> None:
@@ -37,19 +34,6 @@ def check_report(report: TrainReport, order: TrainOrder, private: bool = False) 
         raise RejectedReportError(f"site {order.site}: a private report holds metrics or a time")
     if private != (report.ledger is not None):
         raise RejectedReportError(f"site {order.site}: the ledger's proof is missing, or was not asked for")
-    _check_tensors(order.site, report.parameters, order.parameters)
-
-
-def _check_tensors(site: str, given: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> None:
-    if given.keys() != expected.keys():
-        missing, extra = sorted(expected.keys() - given.keys()), sorted(given.keys() - expected.keys())
-        raise RejectedReportError(f"site {site}: tensors missing {missing[:3]}, not asked for {extra[:3]}")
-    for name, reference in expected.items():
-        tensor = given[name]
-        if tensor.shape != reference.shape or tensor.dtype != reference.dtype:
-            raise RejectedReportError(
-                f"site {site}: tensor {name} is {tuple(tensor.shape)} {tensor.dtype}, "
-                f"expected {tuple(reference.shape)} {reference.dtype}"
-            )
-        if not bool(torch.isfinite(tensor).all()):
-            raise RejectedReportError(f"site {site}: tensor {name} is not finite")
+    wrong = first_difference(report.parameters, order.parameters) or first_not_finite(report.parameters)
+    if wrong is not None:
+        raise RejectedReportError(f"site {order.site}: {wrong}")

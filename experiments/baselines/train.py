@@ -3,12 +3,10 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from client.site import Site
 from client.site_config import Compute
 from experiments.baselines.arms import Arm
-from experiments.in_process import InProcessTransport
+from experiments.in_process import run_in_process
 from experiments.simulate import check_sites
-from server.rounds import RunRecords, run_study
 from server.run_folder import RunFolder
 from server.state import GlobalState
 
@@ -44,6 +42,5 @@ def train_arm(arm: Arm, data: Path, split: Path, folder: Path, compute: Compute)
     configs = arm.site_configs(data, split, folder, compute)
     datasets = check_sites(arm.study, configs)
     digests = {name: dataset.digest for name, dataset in datasets.items()}
-    run = RunFolder.create_or_resume(folder, arm.study, source={"sites": digests})
-    transport = InProcessTransport({name: Site(config, arm.study) for name, config in configs.items()})
-    return TrainedArm(arm, run_study(arm.study, transport, RunRecords.of(run)), run)
+    run, state = run_in_process(arm.study, configs, folder, source={"sites": digests})
+    return TrainedArm(arm, state, run)

@@ -1,18 +1,18 @@
 """One arm: the public model, trained privately on a replicate's sites by the code that hospitals run."""
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from client.policy import Policy
 from client.private.ledger import Ledger
-from client.site import Site
-from client.site_config import Compute, SiteConfig
+from client.site_config import SiteConfig
 from common.frozen import parse
 from common.privacy.accountant import epsilon
 from common.privacy.plan import PrivacyPlan, calibrate
 from common.study import Study
-from experiments.in_process import InProcessTransport
-from experiments.privacy_utility.cohort import Replicate
+from experiments.in_process import run_in_process
+from experiments.privacy_utility.cohort import ONE_THREAD, Replicate
 from experiments.privacy_utility.public_model import PublicModel
 from experiments.privacy_utility.settings import (
     DELTA,
@@ -22,10 +22,7 @@ from experiments.privacy_utility.settings import (
     Candidate,
     Settings,
 )
-from server.checkpoint import CheckpointStore
-from server.rounds import RunRecords, run_study
-from server.run_folder import RunFolder
-from server.state import GlobalState, is_finished, start_from_public
+from server.state import GlobalState, start_from_public
 
 _MARGIN = 1 + 1e-9  # over the epsilon of next to no noise, which is only there to be written down
 
@@ -85,18 +82,12 @@ def train_arm(study: Study, replicate: Replicate, public: PublicModel, folder: P
 
     Every site has a ledger of its own in ``folder``, marked RESEARCH.
     """
-    run = RunFolder.create_or_resume(folder, study, source={"table": _tables(replicate)})
-    store = CheckpointStore(run.checkpoints, study.digest)
-    state = store.load_newest()
-    if state is None:
-        store.save(start_from_public(public.state, study))
-    elif is_finished(state, study):
-        return state
-    sites = {
-        name: Site(_site_config(replicate, study, name, run.sites / name), study, on_step=lambda *_: None)
-        for name in replicate.training
+    configs = {
+        name: _site_config(replicate, study, name, folder / "sites" / name) for name in replicate.training
     }
-    return run_study(study, InProcessTransport(sites), RunRecords.of(run))
+    source = {"table": {name: [g.table.name, *g.parts] for name, g in replicate.training.items()}}
+    opening = partial(start_from_public, public.state, study)
+    return run_in_process(study, configs, folder, source, opening)[1]
 
 
 def _site_config(replicate: Replicate, study: Study, name: str, state: Path) -> SiteConfig:
@@ -105,9 +96,5 @@ def _site_config(replicate: Replicate, study: Study, name: str, state: Path) -> 
     if not ledger.exists():
         Ledger.create(ledger)
     policy = Policy(epsilon=study.privacy.epsilon, delta=DELTA, ledger=ledger, mark="RESEARCH")
-    config = replicate.training[name].config(state.resolve(), Compute(threads=1))
+    config = replicate.training[name].config(state.resolve(), ONE_THREAD)
     return config.model_copy(update={"policy": policy})
-
-
-def _tables(replicate: Replicate) -> dict[str, list[str]]:
-    return {name: [group.table.name, *group.parts] for name, group in replicate.training.items()}

@@ -11,6 +11,8 @@ from client.site_config import Compute, Selection, SiteConfig
 from common.artifact import write_text_atomic
 from common.study import Study
 
+ONE_THREAD = Compute(threads=1)  # jobs run side by side
+
 
 @dataclass(frozen=True)
 class Group:
@@ -28,7 +30,7 @@ class Group:
     site: str
     parts: tuple[str, ...]
 
-    def config(self, state: Path, compute: Compute = Compute()) -> SiteConfig:  # noqa: B008  frozen
+    def config(self, state: Path, compute: Compute) -> SiteConfig:
         """Return a site file for these patients, with the site's files under ``state``."""
         return SiteConfig(
             name=self.site,
@@ -43,7 +45,7 @@ class Group:
 
     def dataset(self, study: Study, state: Path) -> VolumeDataset:
         """Return the patients' volumes."""
-        return VolumeDataset.open(self.config(state), study.volume)
+        return VolumeDataset.open(self.config(state, ONE_THREAD), study.volume)
 
 
 @dataclass(frozen=True)

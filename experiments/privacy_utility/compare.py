@@ -34,6 +34,7 @@ from experiments.privacy_utility.settings import (
 from server.run_folder import versions
 
 CONFIGS = Path(__file__).parents[1] / "configs"
+PHANTOM, HIPPOCAMPUS = "privacy_utility_phantom.yaml", "privacy_utility_hippocampus.yaml"
 
 
 def compare_privacy(data: Path, bench: Bench) -> dict[str, Any]:
@@ -50,14 +51,14 @@ def compare_privacy(data: Path, bench: Bench) -> dict[str, Any]:
     )  # asked first: it may be missing
     phantoms = Phantoms(bench.folder / "phantoms", settings)
     open_hospital = phantoms.public()
-    public = _public(bench, "phantom", {open_hospital.site: open_hospital}, {})
+    public = _public(bench, "phantom", PHANTOM, {open_hospital.site: open_hospital}, {})
     tried = _tried(bench, phantoms, public)
     best = min(tried, key=lambda name: tried[name]["metrics"][PRIMARY_METRICS[0]])
     chosen = next(candidate for candidate in settings.candidates if candidate.name == best)
     bench.say(f"chosen on phantoms: {best}")
     by_size = {size.patients: _phantom_size(bench, phantoms, public, size, chosen) for size in settings.sizes}
     subjects = hippocampus.public()
-    strangers = phantoms.strangers(load_study(CONFIGS / "privacy_utility_hippocampus.yaml").volume)
+    strangers = phantoms.strangers(load_study(CONFIGS / HIPPOCAMPUS).volume)
     mri = _mri(bench, hippocampus, {subjects.site: subjects}, {"phantoms": strangers}, "hippocampus", chosen)
     results = {
         "command": "fedvox experiment run privacy-utility",
@@ -80,9 +81,10 @@ def compare_privacy(data: Path, bench: Bench) -> dict[str, Any]:
     return results
 
 
-def _public(bench: Bench, name: str, subjects: dict[str, Group], for_codec: dict[str, Group]) -> PublicModel:
-    config = "phantom" if name == "phantom" else "hippocampus"
-    study = _shortened(load_study(CONFIGS / f"privacy_utility_{config}.yaml"), bench.settings)
+def _public(
+    bench: Bench, name: str, config: str, subjects: dict[str, Group], for_codec: dict[str, Group]
+) -> PublicModel:
+    study = _shortened(load_study(CONFIGS / config), bench.settings)
     bench.say(f"public model: {name}")
     return train_public_model(study, bench.folder / "public" / name, subjects, for_codec)
 
@@ -125,7 +127,7 @@ def _mri(
 ) -> dict[str, Any]:
     """Return the comparison on MRI from one public model: headroom first, then the noisy arms."""
     settings = bench.settings
-    public = _public(bench, name, subjects, for_codec)
+    public = _public(bench, name, HIPPOCAMPUS, subjects, for_codec)
     replicates = [
         hippocampus.replicate(fold, seed, public.study, name)
         for seed in settings.mri_seeds

@@ -63,21 +63,15 @@ class Bench:
     workers: int
     say: Callable[[str], None]
 
-    def done(self, job: Job) -> dict[str, Any] | None:
-        """Return the figures of a finished job."""
-        path = self._file(job)
-        return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
-
     def run(self, jobs: Sequence[Job], public: PublicModel) -> list[dict[str, Any]]:
         """Return the figures of all jobs, in their order, after running those that are not done."""
-        waiting = [job for job in jobs if self.done(job) is None]
+        waiting = [job for job in jobs if not self._file(job).is_file()]
         total, finished = len(jobs), len(jobs) - len(waiting)
         for job, figures in self._figures(waiting, public):
             write_text_atomic(self._file(job), json.dumps(figures, indent=1, sort_keys=True) + "\n")
             finished += 1
             self.say(f"{finished} of {total}: {job.name}")
-        found = [self.done(job) for job in jobs]
-        return [figures for figures in found if figures is not None]
+        return [self._read(job) for job in jobs]
 
     def _figures(self, jobs: Sequence[Job], public: PublicModel) -> Iterable[tuple[Job, dict[str, Any]]]:
         if self.workers == 1:
@@ -90,6 +84,10 @@ class Bench:
             futures = {pool.submit(figures_of, job, public, self.folder, self.settings): job for job in jobs}
             for future in as_completed(futures):
                 yield futures[future], future.result()
+
+    def _read(self, job: Job) -> dict[str, Any]:
+        figures: dict[str, Any] = json.loads(self._file(job).read_text(encoding="utf-8"))
+        return figures
 
     def _file(self, job: Job) -> Path:
         folder = self.folder / "jobs"

@@ -4,16 +4,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from client.site import Site
-from client.site_config import Compute
 from common.federation.config import TrainingConfig
 from common.study import Study
-from experiments.in_process import InProcessTransport
-from experiments.privacy_utility.cohort import Group
-from server.checkpoint import CheckpointStore
-from server.rounds import RunRecords, run_study
-from server.run_folder import RunFolder
-from server.state import GlobalState, is_finished, start_diffusion
+from experiments.in_process import run_in_process
+from experiments.privacy_utility.cohort import ONE_THREAD, Group
+from server.state import GlobalState, start_diffusion
 
 Groups = Mapping[str, Group]
 ONE_STEP = TrainingConfig(rounds=1, local_steps=1, batch_size=1)
@@ -44,7 +39,7 @@ def train_public_model(study: Study, folder: Path, subjects: Groups, for_codec: 
     everyone = {**subjects, **for_codec}
     # The schedule of the stage that a run is not for is one step, or not run at all.
     codec_study = _for_sites(study, everyone, diffusion=ONE_STEP)
-    codec = _trained(codec_study, folder / "codec", everyone, lambda: None)
+    codec = _trained(codec_study, folder / "codec", everyone, opening=None)
     denoiser_study = _for_sites(study, subjects, diffusion=study.diffusion.training)
     state = _trained(
         denoiser_study, folder / "denoiser", subjects, lambda: start_diffusion(codec, denoiser_study)
@@ -59,16 +54,8 @@ def _for_sites(study: Study, groups: Groups, diffusion: TrainingConfig) -> Study
 
 
 def _trained(
-    study: Study, folder: Path, groups: Groups, opening: Callable[[], GlobalState | None]
+    study: Study, folder: Path, groups: Groups, opening: Callable[[], GlobalState] | None
 ) -> GlobalState:
-    run = RunFolder.create_or_resume(folder, study, source={"table": [str(g.table) for g in groups.values()]})
-    store = CheckpointStore(run.checkpoints, study.digest)
-    state = store.load_newest()
-    if state is not None and is_finished(state, study):
-        return state
-    first = opening() if state is None else None
-    if first is not None:
-        store.save(first)
-    compute = Compute(threads=1)
-    sites = {name: Site(g.config(run.sites / name, compute), study) for name, g in groups.items()}
-    return run_study(study, InProcessTransport(sites), RunRecords.of(run))
+    configs = {name: group.config(folder / "sites" / name, ONE_THREAD) for name, group in groups.items()}
+    source = {"table": [str(group.table) for group in groups.values()]}
+    return run_in_process(study, configs, folder, source, opening)[1]

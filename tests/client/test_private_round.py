@@ -31,19 +31,7 @@ from tests.small_federation import (
     private_study,
     public_state,
     small_study,
-    write_volumes,
 )
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("data")
-    return {name: write_volumes(folder / name, 4, seed) for seed, name in enumerate("ab", start=1)}
-
-
-@pytest.fixture(scope="module")
-def public():
-    return public_state()
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ from client.private.secret_stream import RoundSecret
 from common.artifact import digest_of_tensors
 from common.federation.learning_rate import learning_rate_at
 from common.federation.messages import Stage, TrainReport
-from common.frozen_networks import shaped_codec
+from common.study_networks import shaped_codec
 from server.collect import Collector
 from server.state import start_from_public
 from tests.small_federation import (

@@ -2,7 +2,11 @@
 
 from mutant import Mutant
 
-LEDGER = ("tests/client/test_ledger.py",)
+LEDGER = (
+    "tests/client/test_ledger.py",
+    "tests/client/test_ledger_faults.py",
+    "tests/server/test_ledger_heads.py",
+)
 ACCOUNT = ("tests/common/test_privacy_accountant.py", "tests/common/test_privacy_plan.py")
 ROUND = ("tests/client/test_private_round.py",)
 STUDY = ("tests/server/test_private_study.py",)

@@ -64,8 +64,8 @@ MUTANTS = (
     Mutant(
         "orders paid for before they are looked at",
         "client/private_tasks.py",
-        "    refuse_other_shapes(given, expected)\n",
-        "",
+        "wrong = first_difference(order.parameters, expected) or first_not_finite(order.parameters)",
+        "wrong = None",
         ROUND,
     ),
     Mutant(

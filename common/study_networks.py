@@ -1,14 +1,33 @@
-"""The denoiser of a study, built for what the study trains of it."""
+"""The networks of a study, the denoiser built for what the study trains of it."""
 
 from collections.abc import Mapping
 
 import torch
 from torch import Tensor
 
+from common.codec.codec import Codec
 from common.diffusion.adapters import adapt
 from common.diffusion.unet import UNetDenoiser, load_denoiser
 from common.federation.seeds import seeded_generator
 from common.study import Study
+
+
+def shaped_codec(study: Study) -> Codec:
+    """Return the codec with parameters that mean nothing, on the CPU."""
+    generator = seeded_generator(study.seed, "shape only")
+    return Codec(study.codec.model, study.volume.num_channels, generator)
+
+
+def study_codec(study: Study, state: Mapping[str, Tensor]) -> Codec:
+    """Return the codec with parameters ``state``, on the CPU."""
+    codec = shaped_codec(study)
+    codec.load_state_dict(dict(state))
+    return codec
+
+
+def shaped_denoiser(study: Study) -> UNetDenoiser:
+    """Return the denoiser with parameters that mean nothing; what is not trained takes no gradient."""
+    return fresh_denoiser(study, seeded_generator(study.seed, "shape only"))
 
 
 def fresh_denoiser(study: Study, generator: torch.Generator) -> UNetDenoiser:
@@ -23,7 +42,7 @@ def fresh_denoiser(study: Study, generator: torch.Generator) -> UNetDenoiser:
 
 def study_denoiser(study: Study, state: Mapping[str, Tensor]) -> UNetDenoiser:
     """Return the denoiser with parameters ``state``, on the CPU; what is not trained takes no gradient."""
-    denoiser = fresh_denoiser(study, seeded_generator(study.seed, "shape only"))
+    denoiser = shaped_denoiser(study)
     denoiser.load_state_dict(dict(state))
     return denoiser
 
