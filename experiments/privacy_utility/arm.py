@@ -1,6 +1,6 @@
 """One arm: the public model, trained privately on a replicate's sites by the code that hospitals run."""
 
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +50,7 @@ def private_study(
         promised = epsilon([plan.event], DELTA) * _MARGIN
     else:
         promised = float(target)
-        (plan,), _ = calibrate([plan], promised, DELTA)
+        plan = _calibrated(plan, promised)
     content: dict[str, Any] = public.study.model_dump(mode="json", exclude_none=True)
     content["name"] = replicate.name
     content["seed"] = replicate.seed
@@ -75,6 +75,12 @@ def private_study(
         },
     }
     return parse(Study, content, where=replicate.name)
+
+
+@cache  # half a minute, and the same for all replicates of a size
+def _calibrated(plan: PrivacyPlan, promised: float) -> PrivacyPlan:
+    (calibrated,), _ = calibrate([plan], promised, DELTA)
+    return calibrated
 
 
 def train_arm(study: Study, replicate: Replicate, public: PublicModel, folder: Path) -> GlobalState:

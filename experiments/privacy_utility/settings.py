@@ -80,12 +80,12 @@ class Settings:
     draws: int = 4
     public_share: float = 1.0
     candidates: tuple[Candidate, ...] = tuple(
-        Candidate(trainable, rate) for trainable in TRAINABLE_SETS for rate in (0.003, 0.01, 0.03)
+        Candidate(trainable, rate) for trainable in TRAINABLE_SETS for rate in (0.01, 0.03, 0.1)
     )
     tuning: PhantomSize = field(default_factory=lambda: PhantomSize(100, 0.1))
     sizes: tuple[PhantomSize, ...] = (
         PhantomSize(25, 0.25, (INFINITE, "8")),
-        PhantomSize(100, 0.1, (INFINITE, "8")),
+        PhantomSize(100, 0.1),
         PhantomSize(300, 0.07),
         PhantomSize(1000, 0.03),
     )
