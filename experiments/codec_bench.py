@@ -1,6 +1,6 @@
 """The codec beside MONAI's VQVAE on real MRI: same split, same steps, same process.
 
-    python -m experiments.codec_bench --data ../shared/data/hippocampus-mri --out codec_bench.json
+    python -m experiments.codec_bench --data PATH_TO_DATA/hippocampus-mri --out codec_bench.json
 
 Trained on generator and labelled patients, tested on test patients; 32x48x32, batch 8, downsampling 2,
 at most 12 bits per latent position. PSNR (data range 2) over the global mean squared error, and as the

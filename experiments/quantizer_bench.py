@@ -1,6 +1,6 @@
 """The quantizers beside the same codec without one, on real MRI.
 
-    python -m experiments.quantizer_bench --data ../shared/data/hippocampus-mri --out quantizers.json
+    python -m experiments.quantizer_bench --data PATH_TO_DATA/hippocampus-mri --out quantizers.json
 
 Every codec is trained for 300 steps of batch 8 on generator and labelled patients, from the same initial
 networks and with the same batches. What a quantizer costs is the PSNR of the codec with as many latent

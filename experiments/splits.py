@@ -1,6 +1,6 @@
 """The committed splits: which patient is at which site and in which part, once and for all.
 
-    python -m experiments.splits ../shared/data      # writes experiments/configs/splits/*.csv
+    python -m experiments.splits PATH_TO_DATA      # writes experiments/configs/splits/*.csv
 
 Patients of one stratum (a source of the images) are ordered by the SHA-256 of seed and patient, which
 no version of a random generator can change, and dealt to the parts in fixed numbers. All files of a

@@ -201,3 +201,16 @@ def test_a_comparison_that_was_never_run_or_does_not_exist_is_refused(tmp_path):
     refused(fedvox("experiment", "table", "nonsense", cwd=tmp_path), "known: baselines")
     words = ("experiment", "run", "baselines", "--data", ".", "--study", "nonsense")
     refused(fedvox(*words, cwd=tmp_path), "known: hippocampus, breast_dce")
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("privacy-utility", "--study", "hippocampus"), "has no single studies"),
+        (("baselines", "--smoke"), "has no smoke version"),
+        (("baselines", "--study", "liver"), "known: hippocampus, breast_dce"),
+    ],
+)
+def test_an_option_that_a_comparison_has_no_use_for_is_refused(tmp_path, words, message):
+    refused(fedvox("experiment", "run", *words, "--data", tmp_path, cwd=tmp_path), message)
+    assert not any(tmp_path.iterdir())
