@@ -18,7 +18,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from cli.console import err
-from common.federation.messages import Stage
+from common.federation.stage import Stage
 from common.study import Study
 from experiments.report.events import read_events
 from server.run_folder import RunFolder

@@ -35,7 +35,8 @@ from common.artifact import digest_of_tensors
 from common.code_digest import code_digest
 from common.errors import LedgerError, PrivacyError
 from common.federation.learning_rate import learning_rate_at
-from common.federation.messages import Stage, TrainOrder, TrainReport
+from common.federation.messages import TrainOrder, TrainReport
+from common.federation.stage import Stage
 from common.privacy.guard import refuse_leaks
 from common.privacy.ledger_format import OrderKey, Reserve
 from common.privacy.plan import PrivacyPlan

@@ -23,8 +23,9 @@ from common.codec.codec import Codec
 from common.codec.training import codec_loss
 from common.diffusion.objective import Draws, Objective, make_objective
 from common.errors import ConfigError, FederationError
-from common.federation.messages import Stage, TrainOrder
+from common.federation.messages import TrainOrder
 from common.federation.seeds import seeded_generator
+from common.federation.stage import Stage
 from common.federation.tensor_check import first_difference, first_not_finite
 from common.frozen_networks import CODEC_PREFIX, DENOISER_PREFIX, part_of, with_prefix
 from common.privacy.patient_gradients import Rows, trainable

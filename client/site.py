@@ -22,7 +22,8 @@ from client.site_config import SiteConfig
 from client.training_round import SiteContext
 from common.errors import ErrorCode, FedvoxError
 from common.federation.allow_list import check_report
-from common.federation.messages import FailureReport, Report, Stage, TrainOrder, TrainReport
+from common.federation.messages import FailureReport, Report, TrainOrder, TrainReport
+from common.federation.stage import Stage
 from common.study import Study
 
 logger = logging.getLogger("fedvox.site")

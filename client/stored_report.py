@@ -5,7 +5,8 @@ import struct
 
 from safetensors.torch import load, save
 
-from common.federation.messages import Stage, TrainReport
+from common.federation.messages import TrainReport
+from common.federation.stage import Stage
 
 _LENGTH_BYTES = 8  # safetensors: little-endian length of the JSON header, then the header
 

@@ -14,7 +14,8 @@
     ├── FederationError          a round cannot be finished as the study asks
     │   ├── QuorumError
     │   ├── RejectedReportError
-    │   └── WireError
+    │   ├── WireError
+    │   └── SealError         a message is not by whom it says
     ├── PrivacyError             going on would break a privacy guarantee
     │   ├── AccountingError      a privacy cost cannot be told, so nothing may be spent
     │   ├── BudgetError          an order would pass the site's cap
@@ -42,6 +43,7 @@ class ErrorCode(enum.Enum):
     DISK = "E_DISK"  # the site's disk is full, or a file on it is damaged
     MEMORY = "E_MEMORY"  # the device ran out of memory
     DIVERGED = "E_DIVERGED"  # training ended with non-finite parameters
+    SEAL = "E_SEAL"  # the order is not signed by the study's coordinator
     INTERNAL = "E_INTERNAL"  # anything else; the site's own log has the text
 
 
@@ -122,6 +124,14 @@ class RejectedReportError(FederationError):
 
 class WireError(FederationError):
     """A message does not hold the fields its kind requires."""
+
+    code = ErrorCode.CONFIG
+
+
+class SealError(FederationError):
+    """A message is not by whom it says."""
+
+    code = ErrorCode.SEAL
 
 
 class PrivacyError(FedvoxError):

@@ -8,7 +8,7 @@ from pydantic import Field, NonNegativeInt, model_validator
 from common.codec.config import CodecConfig
 from common.diffusion.config import DiffusionConfig
 from common.federation.config import FederationConfig, TrainingConfig
-from common.federation.messages import Stage
+from common.federation.stage import Stage
 from common.frozen import FrozenModel, fingerprint, load_yaml, parse
 from common.privacy.accountant import epsilon
 from common.privacy.events import SampledGaussian

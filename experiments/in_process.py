@@ -6,13 +6,13 @@ from typing import Any
 
 from client.site import Site
 from client.site_config import SiteConfig
+from common.federation.headers import OrderHeader
 from common.federation.messages import TrainOrder
-from common.federation.wire import (
-    num_bytes,
-    order_from_records,
-    order_to_records,
-    report_from_records,
-    report_to_records,
+from common.federation.packing import (
+    order_from_packet,
+    order_to_packet,
+    report_from_packet,
+    report_to_packet,
 )
 from common.study import Study
 from server.rounds import RunRecords, run_study
@@ -31,14 +31,15 @@ class InProcessTransport:
     def __init__(self, sites: Mapping[str, Site]) -> None:
         self.sites = sites
 
-    def exchange(self, orders: Sequence[TrainOrder], deadline_s: float) -> Exchange:  # noqa: ARG002
+    def exchange(self, orders: Sequence[TrainOrder], deadline_s: float) -> Exchange:
         """Return all reports; a direct call has no deadline to miss."""
         reports, down, up = [], 0, 0
         for order in orders:
-            sent = order_to_records(order)
-            answered = report_to_records(self.sites[order.site].execute(order_from_records(sent)))
-            reports.append(report_from_records(answered))
-            down, up = down + num_bytes(sent), up + num_bytes(answered)
+            sent = order_to_packet(order, deadline_s)
+            report = self.sites[order.site].execute(order_from_packet(sent))
+            answered = report_to_packet(report, sent.read_as(OrderHeader).order_id)
+            reports.append(report_from_packet(answered))
+            down, up = down + sent.num_bytes, up + answered.num_bytes
         return Exchange(reports, down, up)
 
 

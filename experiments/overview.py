@@ -7,8 +7,8 @@ from typing import Any
 
 from client.private_tasks import private_task
 from client.site_config import Compute
-from common.federation.messages import Stage
 from common.federation.seeds import seeded_generator
+from common.federation.stage import Stage
 from common.privacy.accountant import epsilon
 from common.privacy.patient_gradients import trainable
 from common.privacy.summary import noise_to_signal

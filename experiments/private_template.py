@@ -7,7 +7,7 @@ import yaml
 
 from common.artifact import write_text_atomic
 from common.errors import ConfigError, RunError
-from common.federation.messages import Stage
+from common.federation.stage import Stage
 from common.frozen import parse
 from common.privacy.plan import PrivacyPlan, calibrate
 from common.study import Study

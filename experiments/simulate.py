@@ -16,6 +16,7 @@ import yaml
 from flwr.simulation import run_simulation
 
 import client.app
+import client.simulated_desk
 import server.app
 from client.admission import check_admitted
 from client.dataset import VolumeDataset
@@ -155,8 +156,8 @@ def simulate(configs: Mapping[str, SiteConfig], run: RunFolder, workers: Workers
         write_text_atomic(folder / "site.yaml", text)
     surroundings = QUIET | {
         server.app.RUN_FOLDER_VARIABLE: str(run.path.resolve()),
-        client.app.STUDY_VARIABLE: str(run.study_file.resolve()),
-        client.app.SIMULATED_SITES_VARIABLE: str(run.sites.resolve()),
+        client.simulated_desk.STUDY_VARIABLE: str(run.study_file.resolve()),
+        client.simulated_desk.SIMULATED_SITES_VARIABLE: str(run.sites.resolve()),
     }
     with _environment(surroundings), _flower_log_in(run.path / "flower.log"):
         try:

@@ -7,7 +7,8 @@ from torch import Tensor
 
 from common.codec.codebook import is_codebook_sum, split_dead_codes_of
 from common.diffusion.ema import ema_update, warmed_decay
-from common.federation.messages import Stage, TrainReport
+from common.federation.messages import TrainReport
+from common.federation.stage import Stage
 from common.federation.update import Update, total
 from common.study import Study
 from server.server_optimizer import ServerOptimizer

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from common.artifact import read_tensor_folder, write_tensor_folder
 from common.errors import ArtifactError
-from common.federation.messages import Stage
+from common.federation.stage import Stage
 from server.state import GlobalState
 
 KEPT_PER_STAGE = 2  # the newest, and one to fall back to if the newest is damaged

@@ -5,7 +5,8 @@ from dataclasses import dataclass, field
 
 from common.errors import BudgetError, ErrorCode, LedgerError, QuorumError, RejectedReportError
 from common.federation.allow_list import check_report
-from common.federation.messages import FailureReport, Stage, TrainOrder, TrainReport
+from common.federation.messages import FailureReport, TrainOrder, TrainReport
+from common.federation.stage import Stage
 from common.study import Study
 from server.events import EventLog
 from server.ledger_heads import LedgerHeads
@@ -47,7 +48,7 @@ class Collector:
         down = up = 0
         for attempt in range(1, study.federation.round_attempts + 1):
             asked = [site for site in sites if site not in valid and site not in spent]
-            orders = self.orders(state, asked)
+            orders = self.orders(state, asked, attempt)
             exchange = self.transport.exchange(list(orders.values()), study.federation.round_deadline_s)
             down, up = down + exchange.bytes_down, up + exchange.bytes_up
             for report in exchange.reports:
@@ -69,7 +70,7 @@ class Collector:
             "see events.jsonl for each site's code, mend the site and resume the run",
         )
 
-    def orders(self, state: GlobalState, sites: Sequence[str]) -> dict[str, TrainOrder]:
+    def orders(self, state: GlobalState, sites: Sequence[str], attempt: int) -> dict[str, TrainOrder]:
         """Return the order of the round after ``state`` for each of ``sites``."""
         diffusion = state.stage is Stage.DIFFUSION
         frozen = state.frozen if diffusion else {}
@@ -84,6 +85,7 @@ class Collector:
                 frozen_digest=state.frozen_digest if diffusion else "",
                 frozen={} if site in self.holders else frozen,
                 run=self.run,
+                attempt=attempt,
                 ledger_head=self.heads.last(site) if private else "",
             )
             for site in sites

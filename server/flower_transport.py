@@ -9,7 +9,9 @@ from flwr.serverapp import Grid
 
 from common.errors import FederationError, WireError
 from common.federation.messages import FailureReport, Report, TrainOrder
-from common.federation.wire import num_bytes, order_to_records, report_from_records
+from common.federation.packet import Packet
+from common.federation.packing import order_to_packet, report_from_packet
+from common.federation.wire import packet_from_records, packet_to_records
 from server.transport import Exchange
 
 HELLO = f"{MessageType.QUERY}.hello"
@@ -38,30 +40,41 @@ class FlowerTransport:
         """Return what arrived within ``deadline_s`` seconds; late replies are not waited for."""
         messages, bytes_down = [], 0
         for order in orders:
-            records = order_to_records(order)
-            bytes_down += num_bytes(records)
+            packet = order_to_packet(order, deadline_s)
+            bytes_down += packet.num_bytes
+            records = packet_to_records(packet)
             messages.append(self._message(records, MessageType.TRAIN, self.node_of[order.site], deadline_s))
         reports: list[Report] = []
         bytes_up = 0
         for reply in self._send_and_receive(messages, deadline_s):
             if reply.has_error():
                 continue  # Flower's own failures carry free text: a missing report is what they mean
-            bytes_up += num_bytes(reply.content)
-            report = self._of_its_sender(reply)
+            answer = self._packet_in(reply)
+            if answer is None:
+                continue
+            bytes_up += answer.num_bytes
+            report = self._of_its_sender(answer, reply.metadata.src_node_id)
             if report is not None:
                 reports.append(report)
         return Exchange(reports, bytes_down, bytes_up)
 
-    def _of_its_sender(self, reply: Message) -> Report | None:
-        """Return the report in ``reply``; None if it is none, or speaks for another site than its node is.
+    @staticmethod
+    def _packet_in(reply: Message) -> Packet | None:
+        try:
+            return packet_from_records(reply.content)
+        except WireError:
+            return None
+
+    def _of_its_sender(self, packet: Packet, node: int) -> Report | None:
+        """Return the report in ``packet``; None if it is none, or speaks for another site than its node is.
 
         A site that spoke for another could spoil what is known of the other's ledger.
         """
-        site = self._site_of.get(reply.metadata.src_node_id)
+        site = self._site_of.get(node)
         if site is None:
             return None
         try:
-            report = report_from_records(reply.content)
+            report = report_from_packet(packet)
         except WireError:
             return None
         if isinstance(report, FailureReport):

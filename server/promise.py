@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from common.federation.messages import Stage
+from common.federation.stage import Stage
 from common.privacy.accountant import epsilon
 from common.study import Study
 

@@ -8,7 +8,7 @@ from common.codec.codec import Codec
 from common.diffusion.latent_scale import LatentScale
 from common.diffusion.unet import UNetDenoiser
 from common.errors import RunError
-from common.federation.messages import Stage
+from common.federation.stage import Stage
 from common.study import Study
 from common.study_networks import study_codec, study_denoiser
 from server.checkpoint import CheckpointStore

@@ -10,7 +10,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from common.errors import BudgetError
-from common.federation.messages import Stage, TrainReport
+from common.federation.messages import TrainReport
+from common.federation.stage import Stage
 from common.study import Study
 from server.aggregate import next_state
 from server.checkpoint import CheckpointStore

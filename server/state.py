@@ -8,8 +8,8 @@ from torch import Tensor
 
 from common.artifact import digest_of_tensors
 from common.errors import RunError
-from common.federation.messages import Stage
 from common.federation.seeds import seeded_generator
+from common.federation.stage import Stage
 from common.frozen_networks import CODEC_PREFIX, DENOISER_PREFIX, part_of, with_prefix
 from common.study import Study
 from common.study_networks import adapted_public_denoiser, study_codec

@@ -1,22 +1,16 @@
 """What the server asks (`TrainOrder`) and what a site answers (`TrainReport`, `FailureReport`).
 
-Plain data: `wire.py` turns them into Flower records, `allow_list.py` decides what may pass.
+Plain data: `packing.py` turns them into packets, `wire.py` those into Flower records, `allow_list.py` decides
+what may pass.
 """
 
-import enum
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from torch import Tensor
 
 from common.errors import ErrorCode
-
-
-class Stage(enum.Enum):
-    """The two stages of a study, in the order they run."""
-
-    CODEC = "codec"
-    DIFFUSION = "diffusion"
+from common.federation.stage import Stage
 
 
 @dataclass(frozen=True)
@@ -33,6 +27,7 @@ class TrainOrder:
         frozen: Those tensors themselves, sent only to a site that does not hold them yet: ``codec.`` and,
             where only additions to a public denoiser are trained, ``denoiser.``.
         run: Identifier of the run.
+        attempt: Of the round, from 1: the same attempt again is the same order.
         ledger_head: Last head of the site's privacy ledger that the server saw; empty in a study without
             differential privacy.
     """
@@ -45,6 +40,7 @@ class TrainOrder:
     frozen_digest: str = ""
     frozen: Mapping[str, Tensor] = field(default_factory=dict)
     run: str = ""
+    attempt: int = 1
     ledger_head: str = ""
 
 

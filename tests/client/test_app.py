@@ -1,14 +1,15 @@
 """What Flower's node answers when anything at all goes wrong: a code, and no word of the site's."""
 
-from types import SimpleNamespace
-
 import pytest
-from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, RecordDict
+import torch
+from flwr.app import Context, Message, RecordDict
 
-from client import app
+from client import app, simulated_desk
 from common.errors import ErrorCode
-from common.federation.messages import FailureReport
-from common.federation.wire import report_from_records
+from common.federation.messages import FailureReport, TrainOrder
+from common.federation.packing import order_to_packet, report_from_packet, report_to_packet
+from common.federation.stage import Stage
+from common.federation.wire import packet_from_records, packet_to_records
 
 pytestmark = pytest.mark.usefixtures("flower_process")
 
@@ -25,68 +26,67 @@ def context(node_config=(), run_config=()) -> Context:
     )
 
 
-def text_of(reply: Message) -> str:
-    return repr(reply.content) + repr(reply.metadata)
-
-
 @pytest.fixture
 def secret_site(tmp_path, monkeypatch):
-    """A node whose site file names a patient and cannot be read."""
-    monkeypatch.delenv(app.STUDY_VARIABLE, raising=False)
-    monkeypatch.delenv(app.SIMULATED_SITES_VARIABLE, raising=False)
-    return {
-        "site-config": str(tmp_path / PATIENT / "site.yaml"),
-        "study": str(tmp_path / PATIENT / "study.yaml"),
-    }
+    """A simulated node whose site file names a patient and cannot be read."""
+    site = tmp_path / "sites" / "a" / "site.yaml"
+    site.parent.mkdir(parents=True)
+    site.write_text(f"name: {PATIENT}")
+    study = tmp_path / PATIENT / "study.yaml"
+    monkeypatch.setenv(simulated_desk.SIMULATED_SITES_VARIABLE, str(tmp_path / "sites"))
+    monkeypatch.setenv(simulated_desk.STUDY_VARIABLE, str(study))
+    return {"partition-id": 0}
+
+
+def answer_of(reply: Message):
+    assert PATIENT not in repr(reply.content) + repr(reply.metadata)
+    return report_from_packet(packet_from_records(reply.content))
+
+
+ORDER = order_to_packet(TrainOrder("d" * 64, "a", Stage.CODEC, 1, {"w": torch.zeros(2)}), 60.0)
+
+
+def test_a_site_that_cannot_be_opened_answers_with_a_code_and_no_text(secret_site):
+    reply = app.train(message(packet_to_records(ORDER)), context(secret_site))
+    assert answer_of(reply) == FailureReport("unknown", ErrorCode.CONFIG)
+
+
+@pytest.mark.parametrize("node_config", [{}, {"partition-id": 1}, {"partition-id": "0"}])
+@pytest.mark.parametrize("handler", [app.hello, app.train])
+def test_a_node_without_a_site_answers_with_a_code(secret_site, handler, node_config):
+    reply = handler(message(packet_to_records(ORDER)), context(node_config))
+    assert answer_of(reply) == FailureReport("unknown", ErrorCode.CONFIG)
+
+
+def test_a_node_of_no_simulation_and_no_agent_answers_with_a_code(monkeypatch):
+    monkeypatch.delenv(simulated_desk.SIMULATED_SITES_VARIABLE, raising=False)
+    reply = app.hello(message(), context({"partition-id": 0}))
+    assert answer_of(reply) == FailureReport("unknown", ErrorCode.INTERNAL)
 
 
 @pytest.mark.parametrize("handler", [app.hello, app.train])
-def test_a_site_that_cannot_be_opened_answers_with_a_code_and_no_text(secret_site, handler):
-    reply = handler(message(), context(secret_site))
-    assert report_from_records(reply.content) == FailureReport("unknown", ErrorCode.CONFIG)
-    assert PATIENT not in text_of(reply)
-
-
-@pytest.mark.parametrize("handler", [app.hello, app.train])
-def test_an_error_that_nobody_thought_of_answers_with_a_code_and_no_text(monkeypatch, secret_site, handler):
+def test_an_error_that_nobody_thought_of_answers_with_a_code_and_no_text(monkeypatch, handler):
     def fail(context):
         raise OSError(5, "input/output error", PATIENT)
 
-    monkeypatch.setattr(app, "_site", fail)
-    monkeypatch.setattr(app, "order_from_records", lambda records: None)
-    reply = handler(message(), context(secret_site))
-    assert report_from_records(reply.content) == FailureReport("unknown", ErrorCode.INTERNAL)
-    assert PATIENT not in text_of(reply)
+    monkeypatch.setattr(app, "_desk", fail)
+    reply = handler(message(), context())
+    assert answer_of(reply) == FailureReport("unknown", ErrorCode.INTERNAL)
 
 
-def test_a_message_that_is_no_order_answers_with_a_code(monkeypatch):
-    monkeypatch.setattr(app, "_site", lambda context: SimpleNamespace(execute=lambda order: 1 / 0))
-    empty = Array(dtype="float32", shape=(1,), stype="numpy.ndarray", data=b"")  # numpy raises EOFError
-    header = ConfigRecord(
-        {
-            "study_digest": "",
-            "site": "a",
-            "stage": "codec",
-            "round_index": 1,
-            "frozen_digest": "",
-            "run": "",
-            "ledger_head": "",
-        }
-    )
-    parameters = ArrayRecord({"w": empty})
-    for content in (
-        RecordDict(),
-        RecordDict({"header": header, "parameters": parameters, "frozen": ArrayRecord({})}),
-    ):
-        reply = app.train(message(content), context())
-        assert report_from_records(reply.content) == FailureReport("unknown", ErrorCode.CONFIG)
+@pytest.mark.parametrize(
+    "content", [RecordDict(), packet_to_records(report_to_packet(FailureReport("a", ErrorCode.DATA), ""))]
+)
+def test_a_message_that_is_no_order_answers_with_a_code(secret_site, content):
+    reply = app.train(message(content), context(secret_site))
+    assert answer_of(reply) == FailureReport("unknown", ErrorCode.CONFIG)
 
 
-def test_a_run_does_not_choose_the_file_that_a_site_takes_for_the_study(tmp_path, monkeypatch):
-    opened = []
-    monkeypatch.setattr(app, "_open_site", lambda site, study: opened.append(study))
-    monkeypatch.setenv(app.STUDY_VARIABLE, str(tmp_path / "environment.yaml"))
-    asked = {"study": str(tmp_path / "coordinator.yaml")}
-    app._site(context({"site-config": "site.yaml"}, asked))
-    app._site(context({"site-config": "site.yaml", "study": str(tmp_path / "own.yaml")}, asked))
-    assert [path.name for path in opened] == ["environment.yaml", "own.yaml"]
+def test_a_simulated_node_says_its_name_without_opening_its_volumes(secret_site):
+    reply = app.hello(message(), context(secret_site))
+    assert reply.content.config_records["site"]["name"] == "a"
+
+
+def test_a_run_does_not_choose_where_a_node_carries_its_orders(secret_site, monkeypatch):
+    asked = {"partition-id": 5, "agent-socket": "coordinator.sock"}
+    assert app._desk(context(secret_site, asked)).name == "a"

@@ -11,7 +11,8 @@ from common.artifact import digest_of_tensors
 from common.codec.codec import Codec
 from common.codec.config import CodecConfig, GradientQuantizerConfig
 from common.errors import FederationError
-from common.federation.messages import Stage, TrainOrder
+from common.federation.messages import TrainOrder
+from common.federation.stage import Stage
 from server.state import initial_state
 from tests.small_federation import small_study, write_volumes
 

@@ -16,7 +16,8 @@ from client.progress import ProgressFile
 from client.site import Site
 from common.artifact import digest_of_tensors
 from common.errors import ConfigError, ErrorCode
-from common.federation.messages import FailureReport, Stage, TrainReport
+from common.federation.messages import FailureReport, TrainReport
+from common.federation.stage import Stage
 from common.privacy.accountant import epsilon
 from common.privacy.ledger_format import GENESIS, Commit, Reserve
 from server.collect import Collector
@@ -43,7 +44,7 @@ def order_to_a(federation, state=None, **changes):
     collector = Collector(
         federation.study, federation.transport, federation.log, "small-run", federation.heads
     )
-    order = collector.orders(state or federation.store.load_newest(), ["a"])["a"]
+    order = collector.orders(state or federation.store.load_newest(), ["a"], 1)["a"]
     return dataclasses.replace(order, **changes)
 
 

@@ -15,7 +15,8 @@ from client.private import private_step
 from client.private.secret_stream import RoundSecret
 from common.artifact import digest_of_tensors
 from common.federation.learning_rate import learning_rate_at
-from common.federation.messages import Stage, TrainReport
+from common.federation.messages import TrainReport
+from common.federation.stage import Stage
 from common.study_networks import shaped_codec
 from server.collect import Collector
 from server.state import start_from_public
@@ -96,7 +97,7 @@ def run(tmp_path, exams, study, public, monkeypatch):
         federation.store.save(start_from_public(public, study))
         state = federation.store.load_newest()
         collector = Collector(study, federation.transport, federation.log, "run", federation.heads)
-        order = change(collector.orders(state, ["a"])["a"])
+        order = change(collector.orders(state, ["a"], 1)["a"])
         reply = federation.sites["a"].execute(order)
         assert isinstance(reply, TrainReport), reply
         return torch.cat([total.flatten() for total in sums]), reply

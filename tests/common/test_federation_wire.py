@@ -1,24 +1,36 @@
 """What goes over the wire comes back equal, and nothing else passes the allow-list."""
 
 import dataclasses
+import json
 import math
 
+import numpy as np
 import pytest
 import torch
-from flwr.app import ConfigRecord, RecordDict
+from flwr.app import Array, ArrayRecord, ConfigRecord, RecordDict
 from hypothesis import given
 from hypothesis import strategies as st
 
 from common.errors import ErrorCode, RejectedReportError, WireError
 from common.federation.allow_list import check_report
-from common.federation.messages import FailureReport, LedgerProof, Stage, TrainOrder, TrainReport
-from common.federation.wire import (
-    num_bytes,
-    order_from_records,
-    order_to_records,
-    report_from_records,
-    report_to_records,
+from common.federation.headers import (
+    Cancellation,
+    FollowUp,
+    OrderHeader,
+    ProgressHeader,
+    header_from_bytes,
+    header_to_bytes,
 )
+from common.federation.messages import FailureReport, LedgerProof, TrainOrder, TrainReport
+from common.federation.packet import Packet, describe
+from common.federation.packing import (
+    order_from_packet,
+    order_to_packet,
+    report_from_packet,
+    report_to_packet,
+)
+from common.federation.stage import Stage
+from common.federation.wire import PIECE_BYTES, packet_from_records, packet_to_records
 
 dtypes = st.sampled_from([torch.float32, torch.float64, torch.float16, torch.int64])
 shapes = st.lists(st.integers(0, 3), max_size=3).map(tuple)
@@ -32,10 +44,11 @@ def tensors(draw):
     ))  # fmt: skip
 
 
-def order(parameters):
-    return TrainOrder(
-        "d" * 64, "a", Stage.CODEC, 2, parameters, "c" * 64, {"e": torch.ones(2)}, "run", "h" * 64
+def order(parameters, **changes):
+    base = TrainOrder(
+        "d" * 64, "a", Stage.CODEC, 2, parameters, "c" * 64, {"e": torch.ones(2)}, "run", 3, "b" * 64
     )
+    return dataclasses.replace(base, **changes)
 
 
 def report(parameters, **changes):
@@ -43,8 +56,13 @@ def report(parameters, **changes):
     return dataclasses.replace(base, **changes)
 
 
+def carried(packet):
+    """What arrives of a packet that Flower carries."""
+    return packet_from_records(packet_to_records(packet))
+
+
 def assert_equal_tensors(left, right):
-    assert list(left) == list(right)
+    assert sorted(left) == sorted(right)
     for name in left:
         assert left[name].dtype == right[name].dtype
         assert torch.equal(left[name], right[name])
@@ -53,7 +71,7 @@ def assert_equal_tensors(left, right):
 @given(tensors())
 def test_an_order_survives_the_wire(parameters):
     sent = order(parameters)
-    received = order_from_records(order_to_records(sent))
+    received = order_from_packet(carried(order_to_packet(sent, 60.0)))
     assert_equal_tensors(received.parameters, sent.parameters)
     assert_equal_tensors(received.frozen, sent.frozen)
     assert dataclasses.replace(received, parameters={}, frozen={}) == dataclasses.replace(
@@ -61,38 +79,145 @@ def test_an_order_survives_the_wire(parameters):
     )
 
 
-PROOF = LedgerProof("s" * 64, ("b" * 64, "c" * 64), "h" * 64)
+PROOF = LedgerProof("1" * 64, ("b" * 64, "c" * 64), "2" * 64)
+ID = "f" * 64
 
 
 @given(tensors(), st.sampled_from([None, PROOF]))
 def test_a_report_survives_the_wire(parameters, proof):
     sent = report(parameters, ledger=proof)
-    received = report_from_records(report_to_records(sent))
+    received = report_from_packet(carried(report_to_packet(sent, ID)))
     assert_equal_tensors(received.parameters, sent.parameters)
     assert dataclasses.replace(received, parameters={}) == dataclasses.replace(sent, parameters={})
 
 
 @pytest.mark.parametrize("code", list(ErrorCode))
 def test_a_failure_says_its_code_and_nothing_else(code):
-    records = report_to_records(FailureReport("a", code))
-    assert dict(records.config_records["header"]) == {"site": "a", "code": code.value}
-    assert report_from_records(records) == FailureReport("a", code)
+    packet = carried(report_to_packet(FailureReport("a", code), ID))
+    assert json.loads(packet.header) == {"kind": "failure", "order_id": ID, "site": "a", "code": code.value}
+    assert report_from_packet(packet) == FailureReport("a", code)
+    assert not packet.sections
 
 
-def test_bytes_are_those_of_the_arrays():
-    assert num_bytes(order_to_records(order({"w": torch.zeros(10, dtype=torch.float64)}))) == 80 + 8
+@pytest.mark.parametrize(
+    "header",
+    [FollowUp(order_id=ID), Cancellation(order_id=ID), ProgressHeader(order_id=ID, site="a", fraction=0.5)],
+)
+def test_small_messages_survive_the_wire(header):
+    assert carried(Packet.of(header)).read() == header
 
 
-def test_bfloat16_is_refused_by_name():
-    with pytest.raises(WireError, match=r"tensor w is bfloat16"):
-        order_to_records(order({"w": torch.zeros(1, dtype=torch.bfloat16)}))
+def test_bytes_travel_in_pieces_of_one_mebibyte_and_are_counted():
+    packet = order_to_packet(order({"w": torch.randn(600_000)}), 60.0)
+    pieces = packet_to_records(packet).array_records["section.parameters"]
+    sizes = [len(array.numpy()) for array in pieces.values()]
+    assert sizes == [PIECE_BYTES, PIECE_BYTES, len(packet.sections["parameters"]) - 2 * PIECE_BYTES]
+    assert packet.num_bytes == sum(map(len, packet.sections.values()))
+    assert 0 < packet.num_bytes - 4 * 600_002 < 1000
 
 
-@pytest.mark.parametrize("records", [RecordDict(), RecordDict({"header": ConfigRecord({"site": "a"})})])
-@pytest.mark.parametrize("read", [order_from_records, report_from_records])
-def test_records_of_something_else_are_a_named_error(records, read):
+def test_a_metric_that_is_no_number_does_not_travel():
+    sent = report({}, metrics={"loss": math.nan, "l1": 0.5, "kl": math.inf})
+    assert report_from_packet(report_to_packet(sent, ID)).metrics == {"l1": 0.5}
+
+
+BASE = order({"w": torch.zeros(2)})
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"study_digest": "e" * 64},
+        {"site": "b"},
+        {"stage": Stage.DIFFUSION},
+        {"round_index": 3},
+        {"attempt": 4},
+        {"run": "other"},
+        {"frozen_digest": ""},
+        {"parameters": {"w": torch.ones(2)}},
+        {"parameters": {"v": torch.zeros(2)}},
+    ],
+)
+def test_an_order_about_something_else_is_another_order(change):
+    ids = {
+        order_to_packet(sent, 60.0).read_as(OrderHeader).order_id
+        for sent in (BASE, dataclasses.replace(BASE, **change))
+    }
+    assert len(ids) == 2
+
+
+def test_an_order_that_is_asked_again_is_the_same_order():
+    again = dataclasses.replace(BASE, ledger_head="", frozen={})
+    first, second = (
+        order_to_packet(sent, seconds).read_as(OrderHeader) for sent, seconds in ((BASE, 60.0), (again, 90.0))
+    )
+    assert first != second
+    assert first.order_id == second.order_id
+
+
+def altered(packet, **sections):
+    return dataclasses.replace(packet, sections={**packet.sections, **sections})
+
+
+PACKET = order_to_packet(BASE, 60.0)
+
+
+@pytest.mark.parametrize(
+    "packet",
+    [
+        altered(PACKET, parameters=PACKET.sections["parameters"][:-1]),
+        altered(PACKET, parameters=PACKET.sections["parameters"][:-1] + b"x"),
+        altered(PACKET, frozen=PACKET.sections["parameters"]),
+        altered(PACKET, extra=b""),
+        dataclasses.replace(PACKET, sections={}),
+        Packet(header_to_bytes(FollowUp(order_id=ID)), b"", {"parameters": b"x"}),
+        report_to_packet(report({}), ID),
+        Packet(b""),
+        Packet(b"[]"),
+        Packet(b'{"kind": "order"}'),
+        Packet(b'{"kind": ["order"]}'),
+        Packet(PACKET.header.replace(b'"attempt":3', b'"attempt":0'), b"", PACKET.sections),
+        Packet(PACKET.header.replace(b'"attempt":3', b'"attempt":3,"text":"x"'), b"", PACKET.sections),
+    ],
+)
+def test_a_packet_that_is_not_what_its_header_says_is_refused(packet):
+    assert order_from_packet(PACKET)
     with pytest.raises(WireError):
-        read(records)
+        order_from_packet(packet)
+
+
+def test_a_manifest_that_does_not_fit_the_tensors_is_refused():
+    header = PACKET.read_as(OrderHeader).model_copy(update={"manifest": "0" * 64})
+    with pytest.raises(WireError, match="manifest"):
+        order_from_packet(Packet.of(header, PACKET.sections))
+
+
+def test_a_section_that_holds_no_tensors_is_refused():
+    sent = Packet.of(PACKET.read(), PACKET.sections)
+    broken = {**PACKET.sections, "parameters": b"no tensors"}
+    header = header_from_bytes(sent.header).model_copy(update={"parameters": describe(b"no tensors")})
+    with pytest.raises(WireError, match="no tensors"):
+        order_from_packet(Packet.of(header, broken))
+
+
+NUMBERS = ArrayRecord({"00": Array(np.ones(3, dtype=np.float32))})
+BROKEN = ArrayRecord({"00": Array(dtype="uint8", shape=(1,), stype="numpy.ndarray", data=b"")})
+ENVELOPE = ConfigRecord({"header": PACKET.header, "seal": b""})
+
+
+@pytest.mark.parametrize(
+    "records",
+    [
+        RecordDict(),
+        RecordDict({"envelope": ConfigRecord({"header": "text", "seal": b""})}),
+        RecordDict({"envelope": ConfigRecord({"header": b""})}),
+        RecordDict({"envelope": ENVELOPE, "section.parameters": NUMBERS}),
+        RecordDict({"envelope": ENVELOPE, "section.parameters": BROKEN}),
+    ],
+)
+def test_records_of_something_else_are_a_named_error(records):
+    with pytest.raises(WireError):
+        packet_from_records(records)
 
 
 GOOD = {"w": torch.ones(2, 3), "n": torch.ones(1, dtype=torch.int64)}

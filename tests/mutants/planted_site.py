@@ -22,15 +22,15 @@ MUTANTS = (
     Mutant(
         "text of exceptions sent by the framework",
         "client/app.py",
-        "content = report_to_records(report)\n    except Exception as error:",
-        "content = report_to_records(report)\n    except FedvoxError as error:",
+        "packet_from_records(message.content)))\n    except Exception as error:",
+        "packet_from_records(message.content)))\n    except FedvoxError as error:",
         ("tests/client/test_app.py",),
     ),
     Mutant(
-        "study chosen by the coordinator",
+        "agent chosen by the coordinator",
         "client/app.py",
-        'context.node_config.get("study")',
-        'context.run_config.get("study")',
+        "if SOCKET in context.node_config",
+        "if SOCKET in context.run_config",
         ("tests/client/test_app.py",),
     ),
     Mutant(

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from common.errors import ArtifactError
-from common.federation.messages import Stage
+from common.federation.stage import Stage
 from server.checkpoint import CheckpointStore
 from server.events import EventLog
 from server.state import GlobalState

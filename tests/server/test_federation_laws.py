@@ -11,8 +11,9 @@ from common.codec.codebook import split_dead_codes_of
 from common.codec.training import CodecTraining
 from common.errors import ErrorCode, QuorumError
 from common.federation.learning_rate import learning_rate_at
-from common.federation.messages import FailureReport, Stage
+from common.federation.messages import FailureReport
 from common.federation.seeds import seeded_generator
+from common.federation.stage import Stage
 from server.collect import Collector
 from server.state import initial_state
 from server.transport import Exchange
@@ -226,7 +227,7 @@ def test_an_order_of_another_study_is_refused_with_a_code(tmp_path, data):
     federation = Federation(tmp_path / "run", small_study(("a",)), {"a": data["a"]})
     other = small_study(("a",), seed=9)
     collector = Collector(other, federation.transport, federation.log, "run", federation.heads)
-    order = collector.orders(initial_state(other), ["a"])["a"]
+    order = collector.orders(initial_state(other), ["a"], 1)["a"]
     assert federation.sites["a"].execute(order) == FailureReport("a", ErrorCode.CONFIG)
 
 

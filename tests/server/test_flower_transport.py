@@ -7,13 +7,16 @@ import torch
 from flwr.app import ConfigRecord, Message, RecordDict
 
 from common.errors import ErrorCode, FederationError
-from common.federation.messages import FailureReport, Stage, TrainOrder, TrainReport
-from common.federation.wire import report_to_records
+from common.federation.messages import FailureReport, TrainOrder, TrainReport
+from common.federation.packing import report_to_packet
+from common.federation.stage import Stage
+from common.federation.wire import packet_to_records
 from server.flower_transport import FlowerTransport
 
 pytestmark = pytest.mark.usefixtures("flower_process")
 
 NODES = {"a": 11, "b": 12}
+UNABLE = packet_to_records(report_to_packet(FailureReport("unknown", ErrorCode.CONFIG), ""))
 
 
 @dataclasses.dataclass
@@ -56,7 +59,7 @@ class FakeGrid:
         if message.metadata.message_type.startswith("query"):
             content = self.answers.get("hello") or RecordDict({"site": ConfigRecord({"name": site})})
         else:
-            content = report_to_records(self.answers[site])
+            content = packet_to_records(report_to_packet(self.answers[site], "f" * 64))
         return Reply(content, Metadata(node, name))
 
 
@@ -92,14 +95,14 @@ def test_a_failure_counts_for_the_node_that_sent_it(claimed):
 
 
 def test_a_node_that_cannot_say_its_name_is_counted_and_told_of():
-    grid = FakeGrid(answers={"hello": report_to_records(FailureReport("unknown", ErrorCode.CONFIG))})
+    grid = FakeGrid(answers={"hello": UNABLE})
     with pytest.raises(FederationError, match=r"not connected .*: a, b; 2 nodes answered"):
         FlowerTransport(grid, ("a", "b"), 0.1)
 
 
 def test_a_node_that_could_not_say_its_name_is_asked_again(monkeypatch):
     monkeypatch.setattr("server.flower_transport.ASK_AGAIN_S", 0.05)
-    grid = FakeGrid(answers={"hello": report_to_records(FailureReport("unknown", ErrorCode.CONFIG))})
+    grid = FakeGrid(answers={"hello": UNABLE})
     real = grid.pull_messages
 
     def mended_later(names):

@@ -10,7 +10,8 @@ import torch
 from client.private.ledger import Ledger
 from client.site import Site
 from common.errors import ConfigError, QuorumError, RunError
-from common.federation.messages import FailureReport, Stage, TrainReport
+from common.federation.messages import FailureReport, TrainReport
+from common.federation.stage import Stage
 from common.privacy.accountant import epsilon
 from common.privacy.ledger_format import Reserve
 from server.promise import promise
