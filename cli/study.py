@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.markup import escape
 
 from cli.console import err, out, print_json, table
 from cli.live import live_view
@@ -140,7 +141,7 @@ def status(run_folder: RunOption, json: Json = False) -> None:
     rows = [[key, str(value)] for key, value in facts.items() if not isinstance(value, dict | list)]
     out.print(table(f"run {run_folder}", ["what", "value"], rows))
     for problem in facts["problems"]:
-        out.print(f"[yellow]problem:[/] {problem}", highlight=False)
+        out.print(f"[yellow]problem:[/] {escape(problem)}", highlight=False)
 
 
 @study_app.command("trust-ledger")

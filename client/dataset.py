@@ -121,6 +121,11 @@ class VolumeDataset:
         return len(set(self.patients))
 
     @property
+    def image_digests(self) -> tuple[str, ...]:
+        """SHA-256 of every image file, label maps left out."""
+        return tuple(digest for exam in self.exams for digest in exam.digests[: len(exam.files)])
+
+    @property
     def digest(self) -> str:
         """SHA-256 of what `volumes`, `label_maps` and `patients` return, in this order.
 

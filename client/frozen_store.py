@@ -8,7 +8,7 @@ from torch import Tensor
 from common.artifact import digest_of_tensors, read_tensor_folder, remove_others, write_tensor_folder
 from common.errors import ArtifactError, ErrorCode, FederationError
 from common.federation.messages import TrainOrder
-from common.federation.tensor_check import first_difference
+from common.federation.tensor_check import first_difference, first_not_finite
 from common.frozen_networks import frozen_example
 from common.study import Study
 
@@ -51,7 +51,7 @@ class FrozenStore:
             raise FederationError(
                 "the frozen networks do not match the digest in the order", "ask for the order again"
             )
-        wrong = first_difference(tensors, frozen_example(self._study))
+        wrong = first_difference(tensors, frozen_example(self._study)) or first_not_finite(tensors)
         if wrong is not None:
             raise FederationError(f"{NOT_THE_STUDYS}: {wrong}", "compare fedvox versions of server and site")
         write_tensor_folder(path, {"frozen": tensors}, {"digest": order.frozen_digest})

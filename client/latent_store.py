@@ -16,7 +16,7 @@ from common.artifact import OWNER_ONLY, read_tensor_folder, remove_others, write
 from common.code_digest import code_digest
 from common.codec.codec import Codec
 from common.diffusion.latent_scale import LatentScale
-from common.errors import ArtifactError
+from common.errors import ArtifactError, FederationError
 from common.federation.messages import TrainOrder
 from common.frozen import fingerprint
 from common.frozen_networks import CODEC_PREFIX, part_of
@@ -49,21 +49,34 @@ class LatentStore:
         self.folder.mkdir(mode=OWNER_ONLY, parents=True, exist_ok=True)
         return FrozenStore(self.folder, self.study).tensors(order)
 
+    def codec(self, order: TrainOrder) -> Codec:
+        """Return the order's codec, fit to encode with; no patient is read.
+
+        Raises:
+            NeedFrozenError: The codec is neither in the order nor on the disk.
+            FederationError: It does not match its digest or the study, or its codebook gives no scale.
+        """
+        codec = study_codec(self.study, part_of(self.frozen(order), CODEC_PREFIX)).to(self.device).eval()
+        try:
+            LatentScale.from_moments(*codec.codebook_moments())
+        except ArtifactError as error:
+            raise FederationError(f"the order's codec is of no use: {error.message}", error.remedy) from None
+        return codec
+
     def latents(self, order: TrainOrder, dataset: VolumeDataset) -> Latent:
         """Return the latents of all exams in the denoiser's range, on the CPU, in exam order.
 
         Raises:
             NeedFrozenError: The codec is neither in the order nor on the disk.
-            FederationError: The codec in the order does not match its digest.
+            FederationError: It does not match its digest or the study, or its codebook gives no scale.
         """
-        frozen = self.frozen(order)
+        codec = self.codec(order)
         path = self.folder / f"latents-{self._key(order, dataset)}"
         try:
             groups, _ = read_tensor_folder(path)
             return groups["latents"]["scaled"]
         except ArtifactError:
             pass  # not encoded yet, or damaged: encode again
-        codec = study_codec(self.study, part_of(frozen, CODEC_PREFIX)).to(self.device).eval()
         scaled = encode_all(codec, dataset.volumes(), self.device)
         facts = {"frozen": order.frozen_digest, "dataset": dataset.digest}
         write_tensor_folder(path, {"latents": {"scaled": scaled}}, facts)

@@ -22,7 +22,7 @@ def ledger_rows(ledger: Ledger) -> list[dict[str, Any]]:
         {
             "time": entry.time.isoformat(timespec="seconds"),
             "run": entry.order.run,
-            "study": entry.study,
+            "study": entry.order.study,
             "stage": entry.order.stage,
             "round": entry.order.round_index,
             "sampling_rate": entry.event.sampling_rate,

@@ -100,7 +100,7 @@ class PrivateRounds:
         network = self._task.network(order, store).to(context.device)
         self._task.refuse_unlabelled(order, context)
         self.ledger.reserve(
-            self._reservation(order, key, context.dataset),
+            self._reservation(key, context.dataset),
             self._budget,
             most_rounds=self.plan.rounds + self.plan.spare_rounds,
         )
@@ -109,12 +109,11 @@ class PrivateRounds:
         self.ledger.commit(key, reply)
         return reply
 
-    def _reservation(self, order: TrainOrder, key: OrderKey, dataset: VolumeDataset) -> Reserve:
+    def _reservation(self, key: OrderKey, dataset: VolumeDataset) -> Reserve:
         return Reserve(
             event=self.plan.event_of(rounds=1),
             clip_norm=self.plan.clip_norm,
             order=key,
-            study=order.study_digest,
             code=self._code,
             patients=self.ledger.fingerprint_of(dataset.patients),
             mark=self._mark,
@@ -153,7 +152,13 @@ def order_key(order: TrainOrder) -> OrderKey:
     """
     parent = digest_of_tensors({**order.parameters, "frozen digest": _as_tensor(order.frozen_digest)})
     try:
-        return OrderKey(run=order.run, stage=order.stage.value, round_index=order.round_index, parent=parent)
+        return OrderKey(
+            study=order.study_digest,
+            run=order.run,
+            stage=order.stage.value,
+            round_index=order.round_index,
+            parent=parent,
+        )
     except ValueError:
         raise LedgerError("an order without a run or with an impossible round", "ask for it again") from None
 

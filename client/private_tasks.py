@@ -160,6 +160,7 @@ class DenoiserTask:
     def network(self, order: TrainOrder, store: LatentStore) -> nn.Module:
         """Return the order's denoiser: what it trains, and what is frozen."""
         _refuse_unfit(order, self._shape)
+        store.codec(order)  # a codec that cannot encode is refused while it costs nothing
         fixed = part_of(store.frozen(order), DENOISER_PREFIX)
         return study_denoiser(self._study, {**fixed, **order.parameters})
 

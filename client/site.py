@@ -24,6 +24,7 @@ from common.errors import ErrorCode, FedvoxError
 from common.federation.allow_list import check_report
 from common.federation.messages import FailureReport, Report, TrainOrder, TrainReport
 from common.federation.stage import Stage
+from common.report_rules import rules_for
 from common.study import Study
 
 logger = logging.getLogger("fedvox.site")
@@ -76,7 +77,7 @@ class Site:
         """Do one order; never raises for what an order or a file can cause."""
         try:
             report = self._train(order)
-            check_report(report, order, private=self.study.privacy is not None)
+            check_report(report, order, rules_for(self.study, order))
         except Exception as error:
             logger.exception("order refused or failed")
             return FailureReport(self.name, self._told(code_of(error)))

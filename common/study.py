@@ -120,6 +120,12 @@ class Study(FrozenModel):
     def _keeps_its_promise(self) -> "Study":
         if self.privacy is None:
             return self
+        patients = max(plan.nominal_patients for plan in self.private_plans.values())
+        if self.privacy.delta * patients >= 1:
+            raise ValueError(
+                f"privacy.delta {self.privacy.delta:g} for {patients} patients allows that one of them is "
+                f"published outright: use less than {1 / patients:.1g}, better {0.01 / patients:.1g}"
+            )
         spent = epsilon(self.private_events, self.privacy.delta)
         if not spent <= self.privacy.epsilon:
             stages = ", ".join(

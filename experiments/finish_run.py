@@ -20,7 +20,7 @@ from experiments.report.tensorboard import write_tensorboard
 from experiments.run_study import PreparedRun
 from experiments.study_file import SimulationPlan
 from experiments.synthetic_set import make_synthetic_set, read_synthetic
-from server.promise import promise
+from server.promise import Books, promise
 from server.released_model import ReleasedModel, load_released_model
 
 SHOWN = 3  # volumes per row of the comparison
@@ -98,7 +98,7 @@ def finish_run(
             },
             sampler=study.diffusion.model.sampler.model_dump(mode="json"),
             num_synthetic=num_synthetic,
-            promise=promise(study),
+            promise=promise(study, Books.of(run)),
             notes=(
                 SIMULATED,
                 "Measured on patients that no site trained on."

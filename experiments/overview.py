@@ -19,6 +19,7 @@ from experiments.simulate import check_sites, site_configs
 from experiments.study_file import SimulationPlan
 from server.checkpoint import CheckpointStore
 from server.initial import initial_codec
+from server.promise import rounded_up
 from server.run_folder import RunFolder
 from server.state import GlobalState, is_finished
 
@@ -63,7 +64,7 @@ def _promise(study: Study) -> dict[str, Any]:
     if study.privacy is None:
         return {}
     facts: dict[str, Any] = {
-        "epsilon, rounds and spare rounds": round(epsilon(study.private_events, study.privacy.delta), 3),
+        "epsilon, rounds and spare rounds": rounded_up(epsilon(study.private_events, study.privacy.delta)),
         "delta": study.privacy.delta,
         "public model": study.privacy.public_model,
     }

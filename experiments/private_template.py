@@ -65,6 +65,13 @@ def write_private_template(
         raise RunError(
             f"{public_run} has no trained denoiser yet", "finish it: fedvox study resume --run ..."
         )
+    told = public.diffusion.model.condition.kind == "site"
+    if told and len(sites) != len(public.federation.sites):
+        raise ConfigError(
+            f"the public model is told which of {len(public.federation.sites)} sites a volume is of, and the "
+            f"study would have {len(sites)}",
+            "train the public model with diffusion.model.condition: {kind: none}",
+        )
     wanted = [_plan(nominal_patients, number) for number in (codec_rounds, rounds) if number]
     plans, _ = calibrate(wanted, epsilon, delta)
     content = public.model_dump(mode="json", exclude_none=True)

@@ -13,6 +13,7 @@ from common.study import Study
 from experiments.simulate import Workers, check_sites, create_ledgers, simulate, site_configs
 from experiments.study_file import SimulationPlan
 from server.checkpoint import CheckpointStore
+from server.public_model import refuse_other_meaning
 from server.run_folder import RUN_FILE, RunFolder
 from server.state import GlobalState, is_finished, start_from_public
 
@@ -62,7 +63,7 @@ def open_run(
     workers = Workers.for_machine(len(study.federation.sites))
     compute = Compute(device=device, threads=workers.threads)
     configs = site_configs(study, plan, data, folder / "sites", compute)
-    return _opened(_prepare(study, configs, folder, workers), start_from)
+    return _opened(_prepare(study, configs, folder, workers, start_from), start_from)
 
 
 def _opened(prepared: PreparedRun, start_from: Path | None) -> PreparedRun:
@@ -89,6 +90,7 @@ def _opening_state(study: Study, start_from: Path | None) -> GlobalState | None:
         raise RunError(f"{start_from} is not finished", "finish it: fedvox study resume --run ...")
     if public.study().privacy is not None:
         raise RunError(f"{start_from} was trained on patients", "start from a model of public volumes")
+    refuse_other_meaning(public.study(), study)
     return start_from_public(state, study)
 
 
@@ -142,9 +144,18 @@ def _reopen(study: Study, folder: Path, data_must_lie_in: Path | None) -> Prepar
     return _prepare(study, configs, folder, workers)
 
 
-def _prepare(study: Study, configs: Mapping[str, SiteConfig], folder: Path, workers: Workers) -> PreparedRun:
+def _prepare(
+    study: Study,
+    configs: Mapping[str, SiteConfig],
+    folder: Path,
+    workers: Workers,
+    start_from: Path | None = None,
+) -> PreparedRun:
     try:
         datasets = check_sites(study, configs)
+        images = sorted({name for dataset in datasets.values() for name in dataset.image_digests})
+        if start_from is not None:
+            _refuse_shared_images(images, start_from)
     except FedvoxError:
         if not (folder / RUN_FILE).exists():
             shutil.rmtree(folder / "sites", ignore_errors=True)
@@ -152,5 +163,19 @@ def _prepare(study: Study, configs: Mapping[str, SiteConfig], folder: Path, work
                 folder.rmdir()
         raise
     digests = {name: dataset.digest for name, dataset in sorted(datasets.items())}
-    run = RunFolder.create_or_resume(folder, study, source={"sites": digests})
+    mark = {} if study.privacy is None else {"mark": "RESEARCH"}  # of ledgers that are this run's alone
+    run = RunFolder.create_or_resume(folder, study, source={"sites": digests, "images": images, **mark})
     return PreparedRun(study, configs, run, workers)
+
+
+def _refuse_shared_images(images: list[str], start_from: Path) -> None:
+    """Raise if a private site holds an image that the public model was trained on.
+
+    That model has seen its patient without any noise, and nothing that is trained later takes it back.
+    """
+    shared = set(images) & set(RunFolder.open(start_from).record()["source"].get("images", ()))
+    if shared:
+        raise RunError(
+            f"{len(shared)} of the sites' images were used to train {start_from}, without any privacy",
+            "start from a model of volumes that are public, of other patients",
+        )

@@ -117,7 +117,7 @@ def create_ledgers(configs: Mapping[str, SiteConfig]) -> None:
     """Give every simulated site of a new private run its ledger."""
     for config in configs.values():
         folder = config.policy.ledger
-        if folder is not None and not folder.exists():
+        if folder is not None and not Ledger.is_whole(folder):
             Ledger.create(folder)
 
 

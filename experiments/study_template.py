@@ -32,7 +32,7 @@ diffusion:                    # second stage: latent diffusion
   model:
     objective: flow           # or v, eps
     denoiser: {{channels: [16, 32, 64], attention: [false, false, true]}}
-    condition: {{kind: site, dropout: 0.1}}               # or none, class
+    condition: {condition}
     sampler: {{kind: heun, num_steps: 12}}
   training: {{rounds: 20, local_steps: 30, batch_size: 8, learning_rate: 0.002}}
 
@@ -40,6 +40,8 @@ federation:
   sites: [{sites}]
   strategy: {{kind: fedavg}}  # or fedprox, fedavgm, fedadam
 """
+CONDITION = "{kind: site, dropout: 0.1}               # or none, class"
+NO_CONDITION = "{kind: none}                            # or site, class"
 
 
 def write_template(path: Path, sites: Sequence[str], shape: str, spacing: str) -> None:
@@ -53,14 +55,25 @@ def write_template(path: Path, sites: Sequence[str], shape: str, spacing: str) -
     name = name_from(path)
     text = TEMPLATE.format(
         file=path.name,
-        name=name,
+        name=_quoted(name),
         shape=shape.replace(",", ", "),
         spacing=spacing.replace(",", ", "),
-        sites=", ".join(sites),
+        sites=", ".join(map(_quoted, sites)),
+        # One site has no style that others have not.
+        condition=CONDITION if len(sites) > 1 else NO_CONDITION,
     )
     parse(Study, yaml.safe_load(text), where="the study asked for")
     path.parent.mkdir(parents=True, exist_ok=True)
     write_text_atomic(path, text)
+
+
+def _quoted(name: str) -> str:
+    """Return a name as YAML takes it for text: bare, `no` is a truth value and `1` a number.
+
+    >>> _quoted("north"), _quoted("no")
+    ('north', "'no'")
+    """
+    return yaml.safe_dump(name, width=1000).removesuffix("\n").removesuffix("\n...")
 
 
 def name_from(path: Path) -> str:

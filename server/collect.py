@@ -7,6 +7,7 @@ from common.errors import BudgetError, ErrorCode, LedgerError, QuorumError, Reje
 from common.federation.allow_list import check_report
 from common.federation.messages import FailureReport, TrainOrder, TrainReport
 from common.federation.stage import Stage
+from common.report_rules import rules_for
 from common.study import Study
 from server.events import EventLog
 from server.ledger_heads import LedgerHeads
@@ -56,7 +57,8 @@ class Collector:
                     valid[report.site] = report
                 elif isinstance(report, FailureReport):
                     self._note_failure(report, attempt)
-                    if report.code is ErrorCode.BUDGET and report.site in orders:
+                    private = self.study.privacy is not None  # or a site could end what costs it nothing
+                    if private and report.code is ErrorCode.BUDGET and report.site in orders:
                         spent.add(report.site)
             for site in sorted(orders.keys() - {report.site for report in exchange.reports}):
                 self.log.append("site_missing", site=site, attempt=attempt)
@@ -97,9 +99,10 @@ class Collector:
             self.log.append("report_rejected", site="unknown", attempt=attempt, reason="not asked")
             return False
         try:
-            check_report(report, orders[report.site], private=self.study.privacy is not None)
+            order = orders[report.site]
+            check_report(report, order, rules_for(self.study, order))
             if report.ledger is not None:
-                self.heads.accept(report.site, report.ledger)
+                self.heads.accept(report.site, report.ledger, order)
         except (RejectedReportError, LedgerError) as error:
             self.log.append("report_rejected", site=report.site, attempt=attempt, reason=error.message)
             return False

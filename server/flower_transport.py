@@ -93,12 +93,14 @@ class FlowerTransport:
             messages = [self._message(RecordDict(), HELLO, node, deadline_s) for node in new]
             for reply in self._send_and_receive(messages, max(1.0, give_up - time.monotonic())):
                 node = reply.metadata.src_node_id
-                if reply.has_error() or "site" not in reply.content.config_records:
+                name = _name_in(reply)
+                if name is None:
                     failed.add(node)  # its own log says why
                     ask_at[node] = time.monotonic() + ASK_AGAIN_S
                     continue
                 failed.discard(node)
-                name = str(reply.content.config_records["site"]["name"])
+                if name not in sites:
+                    continue  # a stranger cannot stop those who were asked
                 if name in known:
                     raise FederationError(f"two nodes call themselves {name}", "give each site its own name")
                 known[name] = node
@@ -130,3 +132,13 @@ class FlowerTransport:
             if waiting:
                 time.sleep(POLL_S)
         return replies
+
+
+def _name_in(reply: Message) -> str | None:
+    """Return the name that a node says, or None if it says none."""
+    if reply.has_error():
+        return None
+    try:
+        return str(reply.content.config_records["site"]["name"])
+    except KeyError:
+        return None

@@ -12,6 +12,7 @@ from common.federation.stage import Stage
 from common.study import Study
 from common.study_networks import study_codec, study_denoiser
 from server.checkpoint import CheckpointStore
+from server.promise import Books
 from server.run_folder import RunFolder
 from server.state import GlobalState
 
@@ -27,6 +28,7 @@ class ReleasedModel:
         scale: From latents to the denoiser's range and back.
         digest: SHA-256 over the tensors of both networks.
         rounds: Finished rounds of the diffusion stage.
+        books: What is known of the sites' ledgers.
     """
 
     study: Study
@@ -35,6 +37,7 @@ class ReleasedModel:
     scale: LatentScale
     digest: str
     rounds: int
+    books: Books
 
 
 def load_codec(study: Study, state: GlobalState, device: torch.device) -> Codec:
@@ -51,17 +54,28 @@ def load_released_model(run: RunFolder, device: torch.device) -> ReleasedModel:
     """
     study = run.study()
     state = CheckpointStore(run.checkpoints, study.digest).load_newest()
-    if state is None or state.stage is not Stage.DIFFUSION:
+    if state is None or state.stage is not Stage.DIFFUSION or state.round_index == 0:
         raise RunError(f"{run.path} has no trained denoiser yet", "finish it: fedvox study resume --run ...")
-    return released_model(study, state, device)
+    return released_model(study, state, device, Books.of(run))
 
 
-def released_model(study: Study, state: GlobalState, device: torch.device) -> ReleasedModel:
-    """Return the model of a state of the diffusion stage."""
+def released_model(
+    study: Study, state: GlobalState, device: torch.device, books: Books | None = None
+) -> ReleasedModel:
+    """Return the model of a state of the diffusion stage.
+
+    Args:
+        study: The study.
+        state: The state.
+        device: Where the networks are wanted.
+        books: What is known of the sites' ledgers; nothing by default.
+    """
     codec = load_codec(study, state, device)
     denoiser = study_denoiser(study, state.released_denoiser).to(device).eval()
     scale = LatentScale.from_moments(*codec.codebook_moments())
-    return ReleasedModel(study, codec, denoiser, scale, state.model_digest, state.round_index)
+    return ReleasedModel(
+        study, codec, denoiser, scale, state.model_digest, state.round_index, books or Books()
+    )
 
 
 def balanced_label(study: Study, index: int) -> int | None:

@@ -9,9 +9,10 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from common.errors import BudgetError
+from common.errors import BudgetError, FederationError, LedgerError
 from common.federation.messages import TrainReport
 from common.federation.stage import Stage
+from common.federation.tensor_check import first_not_finite
 from common.study import Study
 from server.aggregate import next_state
 from server.checkpoint import CheckpointStore
@@ -66,6 +67,8 @@ def run_study(
 
     Raises:
         QuorumError: A round had too few valid reports in every attempt.
+        BudgetError: The sites' privacy budgets allowed no round of the last stage at all.
+        FederationError: A round's reports add up to numbers that are none.
         ArtifactError: A checkpoint could not be read or written.
     """
     log = records.log
@@ -79,9 +82,11 @@ def run_study(
             exchange, reports = collector.collect(state)
         except BudgetError as error:
             log.append("budget_spent", stage=state.stage.value, round=state.round_index, reason=error.message)
+            if state.stage is Stage.DIFFUSION and state.round_index == 0:
+                raise  # the public model would go out as one that was trained on patients
             state = dataclasses.replace(state, ended=True)
         else:
-            state = next_state(state, reports, study)
+            state = _finite(next_state(state, reports, study))
             _log_round(log, state, exchange, reports, time.monotonic() - started)
         records.store.save(state)
         if state.ended or state.round_index == study.schedule_of(state.stage).rounds:
@@ -94,13 +99,43 @@ def run_study(
 
 
 def _opened(study: Study, records: RunRecords) -> GlobalState:
-    """Return the state to go on from."""
+    """Return the state to go on from.
+
+    Raises:
+        LedgerError: What was seen of the sites' ledgers is lost, and a rolled-back one would be taken.
+    """
     state = records.store.load_newest()
+    began = state is not None and (state.round_index > 0 or state.stage is not _first_stage(study))
+    if study.privacy is not None and began and not records.heads.exists:
+        raise LedgerError(
+            "the run has lost its record of the sites' ledgers",
+            "restore ledger_heads.json, or begin a new run with --name",
+        )
     if state is None or not records.log.path.exists():
         records.log.append("run_started", study=study.name, digest=study.digest)
     elif not is_finished(state, study):
         records.log.append("run_resumed", stage=state.stage.value, round=state.round_index)
     return initial_state(study) if state is None else state
+
+
+def _first_stage(study: Study) -> Stage:
+    return next(iter(study.private_plans), Stage.CODEC)
+
+
+def _finite(state: GlobalState) -> GlobalState:
+    """Return ``state`` if it is one to go on from: finite reports may add up to more than a number holds.
+
+    Raises:
+        FederationError: It is none; the newest checkpoint is that of the round before.
+    """
+    held = {**state.trained, **state.denoiser_average, **state.optimizer}
+    wrong = first_not_finite(held)
+    if wrong is not None:
+        raise FederationError(
+            f"{state.stage.value} round {state.round_index}: after aggregation, {wrong}",
+            "lower the learning rates, or leave out the site whose report is far from the others'",
+        )
+    return state
 
 
 def _log_round(

@@ -137,6 +137,11 @@ class RunFolder:
         return str(self.record()["run"])
 
     @property
+    def mark(self) -> str:
+        """``RESEARCH`` for a simulation, whose ledgers are this run's alone."""
+        return str(self.record()["source"].get("mark", ""))
+
+    @property
     def study_file(self) -> Path:
         """The resolved study."""
         return self.path / "study.yaml"

@@ -14,8 +14,8 @@ MOST_ROUNDS = 1000
 NOW = datetime(2026, 11, 25, tzinfo=UTC)
 
 
-def order(round_index=1, run="run", parent="a") -> OrderKey:
-    return OrderKey(run=run, stage="diffusion", round_index=round_index, parent=parent * 64)
+def order(round_index=1, run="run", parent="a", study="b") -> OrderKey:
+    return OrderKey(study=study * 64, run=run, stage="diffusion", round_index=round_index, parent=parent * 64)
 
 
 def reserve(key=None, steps=2, noise=4.0, patients="d") -> Reserve:
@@ -23,7 +23,6 @@ def reserve(key=None, steps=2, noise=4.0, patients="d") -> Reserve:
         event=SampledGaussian(sampling_rate=0.1, noise_multiplier=noise, steps=steps),
         clip_norm=1.0,
         order=key or order(),
-        study="b" * 64,
         code="c" * 64,
         patients=patients * 64,
         time=NOW,

@@ -7,7 +7,9 @@ Whom the sum holds is decided by coins, what it is divided by is public, and the
 after the last patient. Patients go through the network one at a time: a kernel may round the same row
 differently in a larger batch, and weights made for that turn the last digit into a whole gradient (1.7 C was
 reached on the U-Net). So what a patient adds has the same bits whoever else is drawn, and one patient
-more or less moves the sum by at most C whatever the weights, the data and the other patients are.
+more or less moves the sum by at most C whatever the weights, the data and the other patients are. Of a
+patient with many volumes, one at a time goes through the network with its draws: a step needs no more memory
+for that patient than for others, so that a round does not fail because somebody has many exams.
 """
 
 from collections.abc import Callable, Sequence
@@ -82,12 +84,24 @@ class PrivateStep:
         total = {name: torch.zeros(p.shape, dtype=torch.float64) for name, p in parameters.items()}
         for patient in drawn:
             rows = self.rows_of(patient, secret.stream("draws", self.stage, step, patient))
-            # Half precision would round away what the guard proved; on the CPU it computes wrong gradients.
-            with torch.autocast(next(iter(rows.values())).device.type, enabled=False):
-                gradients = self.engine(module, self.loss, rows, [count_rows(rows)])
+            gradients = self._of_patient(module, rows)
             for name, tensor in clip_and_sum(gradients, self.plan.clip_norm).items():
                 total[name] += tensor
         return total
+
+    def _of_patient(self, module: nn.Module, rows: Rows) -> Gradients:
+        """Return the gradient of one patient's mean loss, a volume at a time."""
+        num = count_rows(rows)
+        mean: Gradients = {}
+        for start in range(0, num, self.plan.draws):
+            part = {name: tensor[start : start + self.plan.draws] for name, tensor in rows.items()}
+            share = count_rows(part) / num
+            # Half precision would round away what the guard proved; on the CPU it computes wrong gradients.
+            with torch.autocast(next(iter(part.values())).device.type, enabled=False):
+                gradients = self.engine(module, self.loss, part, [count_rows(part)])
+            for name, tensor in gradients.items():
+                mean[name] = mean[name] + share * tensor if name in mean else share * tensor
+        return mean
 
 
 def clip_and_sum(gradients: Gradients, clip_norm: float) -> dict[str, Tensor]:

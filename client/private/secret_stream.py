@@ -92,7 +92,8 @@ class RoundSecret:
         if os.getpid() != self.__process:
             raise PrivacyError("a secret was copied into another process", "draw a new secret there")
         # Lengths keep ("ab", "c") and ("a", "bc") apart.
-        parts = [str(part).encode() for part in purpose]
+        # A file name that is not UTF-8 is a string with surrogates, and a patient all the same.
+        parts = [str(part).encode(errors="surrogatepass") for part in purpose]
         message = b"".join(len(part).to_bytes(8, "little") + part for part in parts)
         if message in self.__used:
             raise PrivacyError("the same secret randomness was asked for twice", "draw a new secret")

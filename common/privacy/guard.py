@@ -4,7 +4,8 @@ Opacus' validator passes networks that leak: a codebook kept by moving averages,
 parameters, a loss that mixes patients. So the properties themselves are tried out, on made-up rows, each
 time a privately trained network is built:
 
-    nothing but parameters changes in a call in train mode (moving averages, running statistics)
+    nothing but parameters changes in a call or a backward pass in train mode (moving averages, running
+        statistics), neither buffers nor tensors that a module keeps in an attribute
     every trainable parameter has the gradient that plain autograd finds for a patient alone (layers that
         no sampler knows, or knows wrongly)
     a patient's loss and gradient do not depend on the others (BatchNorm, losses over a batch)
@@ -18,7 +19,7 @@ import copy
 from collections.abc import Iterator
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from common.errors import PrivacyError
@@ -47,7 +48,7 @@ def refuse_leaks(module: nn.Module, loss: RowLoss, rows: Rows, engine: GradientE
         )
     _refuse_batch_statistics(module)
     for tried in _with_random_weights(module):
-        _refuse_moving_state(tried, loss, rows)
+        _refuse_moving_state(tried, loss, rows, engine)
         _refuse_mixed_losses(tried, loss, rows)
         _refuse_wrong_gradients(tried, loss, rows, engine)
 
@@ -74,18 +75,28 @@ def _refuse_batch_statistics(module: nn.Module) -> None:
             )
 
 
-def _refuse_moving_state(module: nn.Module, loss: RowLoss, rows: Rows) -> None:
-    before = {name: tensor.detach().clone() for name, tensor in module.state_dict().items()}
-    hidden = {name: tensor.detach().clone() for name, tensor in module.named_buffers()}
+def _refuse_moving_state(module: nn.Module, loss: RowLoss, rows: Rows, engine: GradientEngine) -> None:
+    before = _kept(module)
     with torch.no_grad():
         loss(module, rows)
-    after = module.state_dict() | dict(module.named_buffers())
-    for name, tensor in (before | hidden).items():
-        if not torch.equal(tensor, after[name]):
+    engine(module, loss, rows, [1] * count_rows(rows))
+    after = _kept(module)
+    for name, tensor in after.items():
+        if name not in before or not torch.equal(tensor, before[name]):
             raise PrivacyError(
                 f"{name} changes in a call, so it carries patients' data past the noise",
                 "use a quantizer without moving averages (gradient or fsq), and no running statistics",
             )
+
+
+def _kept(module: nn.Module) -> dict[str, Tensor]:
+    """Return copies of all tensors that the network holds, whether or not its state names them."""
+    found = dict(module.state_dict()) | dict(module.named_buffers())
+    for path, layer in module.named_modules():
+        for name, value in vars(layer).items():
+            if isinstance(value, Tensor):
+                found[f"{path}.{name}".lstrip(".")] = value
+    return {name: tensor.detach().clone() for name, tensor in found.items()}
 
 
 def _refuse_mixed_losses(module: nn.Module, loss: RowLoss, rows: Rows) -> None:

@@ -11,6 +11,7 @@ True
 
 import hashlib
 import json
+import secrets
 from collections.abc import Sequence
 from datetime import datetime
 from typing import Annotated, Literal
@@ -23,20 +24,29 @@ from common.privacy.events import SampledGaussian
 GENESIS = "0" * 64
 """The head of an empty ledger."""
 
+_SALT_BYTES = 16
+
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,100}$")]
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+Salt = Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]
+
+
+def _new_salt() -> str:
+    return secrets.token_hex(_SALT_BYTES)
 
 
 class OrderKey(FrozenModel):
-    """What makes two orders the same: the same round of the same run from the same model.
+    """What makes two orders the same: the same round of the same run of a study from the same model.
 
     Attributes:
+        study: SHA-256 of the study.
         run: Identifier of the run.
         stage: Stage of the study.
         round_index: Round of the stage, from 1.
         parent: SHA-256 of the model that the round starts from.
     """
 
+    study: Digest
     run: Name
     stage: Name
     round_index: Annotated[int, Field(ge=1, le=1_000_000)]
@@ -57,11 +67,11 @@ class Reserve(FrozenModel):
         unit: Whose presence is protected.
         relation: How neighbouring datasets differ.
         order: The order it pays for.
-        study: SHA-256 of the study.
         code: SHA-256 of the code that runs.
         patients: Keyed fingerprint of the patient set; only the site can compute it.
         mark: ``RESEARCH`` for runs whose epsilon is per run and covers no selection.
         time: When, by the site's clock.
+        salt: Keeps the line's digest, which a coordinator sees, from telling what it knows all else of.
     """
 
     kind: Literal["RESERVE"] = "RESERVE"
@@ -70,11 +80,11 @@ class Reserve(FrozenModel):
     unit: Literal["patient"] = "patient"
     relation: Literal["add_or_remove_one"] = "add_or_remove_one"
     order: OrderKey
-    study: Digest
     code: Digest
     patients: Digest
     mark: Literal["", "RESEARCH"] = ""
     time: datetime
+    salt: Salt = Field(default_factory=_new_salt)
 
 
 class Commit(FrozenModel):
@@ -84,12 +94,14 @@ class Commit(FrozenModel):
         order: The order.
         reply: SHA-256 of the stored reply.
         time: When.
+        salt: As in `Reserve`; without it, whoever has the reply could find the time by trying all.
     """
 
     kind: Literal["COMMIT"] = "COMMIT"
     order: OrderKey
     reply: Digest
     time: datetime
+    salt: Salt = Field(default_factory=_new_salt)
 
 
 LedgerEntry = Annotated[Reserve | Commit, Field(discriminator="kind")]

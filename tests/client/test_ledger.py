@@ -116,16 +116,35 @@ def test_a_ledger_is_for_its_owners_eyes(tmp_path):
     assert (folder / "key").stat().st_mode & 0o777 == 0o600
 
 
-def test_an_older_head_that_another_coordinator_sends_adds_nothing(tmp_path):
+def test_every_head_there_was_is_written_down_and_may_be_acknowledged(tmp_path):
     ledger = Ledger.create(tmp_path / "ledger")
     seen = [GENESIS]
     for index in (1, 2, 3):
         ledger.reserve(reserve(order(index)), LAX, MOST_ROUNDS)
         seen.append(ledger.head)
-    for head in (*seen, *seen, seen[3], seen[1]):
+    for head in (*seen, seen[3], seen[1]):
         ledger.acknowledge(head)
     written = (ledger.folder / "heads.jsonl").read_text().splitlines()
     assert [json.loads(line)["head"] for line in written] == seen[1:]
+
+
+def test_a_line_s_digest_does_not_tell_its_time_to_who_knows_all_the_rest(tmp_path):
+    one, other = (next_line(GENESIS, reserve()) for _ in range(2))
+    assert one.entry.model_copy(update={"salt": other.entry.salt}) == other.entry
+    assert one.body != other.body
+    ledgers = [Ledger.create(tmp_path / name) for name in "ab"]
+    for ledger in ledgers:
+        ledger.reserve(reserve(), LAX, MOST_ROUNDS)
+        ledger.commit(order(), b"reply")
+    salts = {entry.salt for ledger in ledgers for entry in ledger.entries()}
+    assert len(salts) == 4
+
+
+def test_two_studies_never_share_a_reply(tmp_path):
+    ledger = Ledger.create(tmp_path / "ledger")
+    ledger.reserve(reserve(), LAX, MOST_ROUNDS)
+    ledger.commit(order(), b"reply")
+    assert ledger.stored_reply(order(study="e")) is None
 
 
 def test_what_is_exported_counts_everything_and_says_nothing_of_when_or_who(tmp_path):

@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from client.private import ledger_files
 from client.private.ledger import Ledger
 from common.errors import ArtifactError, LedgerError
 from common.privacy.ledger_format import (
@@ -35,6 +36,7 @@ def test_no_byte_of_a_ledger_can_be_changed_unseen(data, three_lines, tmp_path_f
     folder = tmp_path_factory.mktemp("ledger")
     path = folder / "ledger.jsonl"
     (folder / "replies").mkdir()
+    (folder / "heads.jsonl").touch()
     path.write_bytes(three_lines)
     spent = spent_events(Ledger(folder).entries())
     content = bytearray(path.read_bytes())
@@ -82,16 +84,90 @@ def test_a_full_disk_reserves_nothing_and_leaves_the_chain_whole(tmp_path, monke
     assert len(Ledger(tmp_path / "ledger").entries()) == 1
 
 
-def test_a_ledger_rolled_back_behind_an_acknowledged_head_refuses_to_start(tmp_path):
-    ledger = Ledger.create(tmp_path / "now")
-    ledger.reserve(reserve(order(1)), LAX, MOST_ROUNDS)
-    old = (tmp_path / "now" / "ledger.jsonl").read_bytes()
-    ledger.reserve(reserve(order(2)), LAX, MOST_ROUNDS)
-    ledger.acknowledge(ledger.head)
-    Ledger(tmp_path / "now")
-    (tmp_path / "now" / "ledger.jsonl").write_bytes(old)
-    with pytest.raises(LedgerError, match="acknowledged"):
-        Ledger(tmp_path / "now")
+def loses_a_line(folder):
+    path = folder / "ledger.jsonl"
+    path.write_bytes(b"".join(path.read_bytes().splitlines(keepends=True)[:-1]))
+
+
+def loses_all_lines_but_the_first(folder):
+    path = folder / "ledger.jsonl"
+    path.write_bytes(path.read_bytes().splitlines(keepends=True)[0])
+
+
+def is_empty(folder):
+    (folder / "ledger.jsonl").write_bytes(b"")
+
+
+def is_missing(folder):
+    (folder / "ledger.jsonl").unlink()
+
+
+def both_records_are_missing(folder):
+    is_missing(folder)
+    (folder / "heads.jsonl").unlink()
+
+
+def both_records_are_from_before(folder):
+    is_empty(folder)
+    (folder / "heads.jsonl").write_bytes(b"")
+
+
+def heads_are_garbage(folder):
+    with (folder / "heads.jsonl").open("ab") as file:
+        file.write(b"garbage\n")
+
+
+LOSSES = [
+    loses_a_line,
+    loses_all_lines_but_the_first,
+    is_empty,
+    is_missing,
+    both_records_are_missing,
+    both_records_are_from_before,
+    heads_are_garbage,
+]
+
+
+@pytest.mark.parametrize("lose", LOSSES)
+def test_a_ledger_that_lost_something_refuses_to_start(tmp_path, lose):
+    """Nobody has acknowledged anything: after the last round of a run, nobody does."""
+    ledger = Ledger.create(tmp_path / "ledger")
+    for index in (1, 2):
+        ledger.reserve(reserve(order(index)), LAX, MOST_ROUNDS)
+        ledger.commit(order(index), b"reply")
+    assert Ledger(tmp_path / "ledger").verify() == 4
+    lose(tmp_path / "ledger")
+    with pytest.raises(LedgerError):
+        Ledger(tmp_path / "ledger")
+
+
+@pytest.mark.parametrize("lose", LOSSES)
+def test_a_ledger_that_loses_something_while_it_is_open_takes_no_reservation(tmp_path, lose):
+    ledger = Ledger.create(tmp_path / "ledger")
+    for index in (1, 2):
+        ledger.reserve(reserve(order(index)), LAX, MOST_ROUNDS)
+    ledger.entries()
+    lose(tmp_path / "ledger")
+    with pytest.raises(LedgerError):
+        ledger.reserve(reserve(order(3)), LAX, MOST_ROUNDS)
+
+
+def test_a_crash_after_a_line_and_before_its_head_loses_neither(tmp_path, monkeypatch):
+    ledger = Ledger.create(tmp_path / "ledger")
+    real = ledger_files.append_line
+
+    def killed_between(path, text):
+        if path.name == "heads.jsonl":
+            raise KeyboardInterrupt
+        real(path, text)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ledger_files, "append_line", killed_between)
+        with pytest.raises(KeyboardInterrupt):
+            ledger.reserve(reserve(order(1)), LAX, MOST_ROUNDS)
+    again = Ledger(tmp_path / "ledger")
+    again.reserve(reserve(order(2)), LAX, MOST_ROUNDS)
+    assert len(Ledger(tmp_path / "ledger").entries()) == 2
 
 
 def test_a_last_line_that_only_lacks_its_end_still_counts(tmp_path):
@@ -103,25 +179,12 @@ def test_a_last_line_that_only_lacks_its_end_still_counts(tmp_path):
     assert len(Ledger(tmp_path / "ledger").entries()) == 2
 
 
-def test_a_half_written_acknowledgement_does_not_stop_the_site(tmp_path):
+def test_a_half_written_head_does_not_stop_the_site(tmp_path):
     ledger = Ledger.create(tmp_path / "ledger")
     ledger.reserve(reserve(), LAX, MOST_ROUNDS)
-    ledger.acknowledge(ledger.head)
     with (tmp_path / "ledger" / "heads.jsonl").open("ab") as file:
         file.write(b'{"head": "ab')
     assert len(Ledger(tmp_path / "ledger").entries()) == 1
-
-
-def test_a_ledger_rolled_back_under_a_running_process_takes_no_reservation(tmp_path):
-    ledger = Ledger.create(tmp_path / "ledger")
-    ledger.reserve(reserve(order(1)), LAX, MOST_ROUNDS)
-    path = tmp_path / "ledger" / "ledger.jsonl"
-    old = path.read_bytes()
-    ledger.reserve(reserve(order(2)), LAX, MOST_ROUNDS)
-    ledger.acknowledge(ledger.head)
-    path.write_bytes(old)
-    with pytest.raises(LedgerError, match="acknowledged"):
-        ledger.reserve(reserve(order(3)), LAX, MOST_ROUNDS)
 
 
 def test_a_line_that_is_changed_while_the_site_runs_is_noticed(tmp_path):
@@ -132,6 +195,8 @@ def test_a_line_that_is_changed_while_the_site_runs_is_noticed(tmp_path):
     whole = path.read_text()
     path.write_text(whole.replace('"steps":2', '"steps":1', 1))
     with pytest.raises(LedgerError, match="line 1 of the ledger does not follow"):
+        Ledger(tmp_path / "ledger")
+    with pytest.raises(LedgerError, match="while it was in use"):
         ledger.entries()
     path.write_text(whole)
     assert len(ledger.entries()) == 2
@@ -148,7 +213,7 @@ def test_a_ledger_that_was_half_created_is_created_by_the_next_call(tmp_path, mo
     folder = tmp_path / "ledger"
     with monkeypatch.context() as patch:
         # Before the key is written; and at its last step, when it is in place but not yet flushed.
-        where = "client.private.ledger" if killed_at == "write_bytes_atomic" else "common.artifact"
+        where = "client.private.ledger_files" if killed_at == "write_bytes_atomic" else "common.artifact"
         patch.setattr(f"{where}.{killed_at}", kill)
         with pytest.raises(Killed):
             Ledger.create(folder)
@@ -168,13 +233,14 @@ def test_everything_is_on_the_disk_in_order_before_anything_rests_on_it(tmp_path
 
     monkeypatch.setattr(os, "fsync", recording)
     ledger.reserve(reserve(), LAX, MOST_ROUNDS)
-    assert flushed == ["ledger.jsonl", "ledger"]
+    assert flushed == ["ledger.jsonl", "ledger", "heads.jsonl", "ledger"]
     flushed.clear()
     ledger.commit(order(), b"reply")
     assert [name.split(".partial")[0] for name in flushed] == [
         f".{order().digest}",
         "replies",
         "ledger.jsonl",
+        "heads.jsonl",
     ]
 
 

@@ -100,6 +100,47 @@ def test_state_outside_the_state_dict_is_seen_too():
         refuse_leaks(Remembering(), squares, volumes(), loop_gradients)
 
 
+class RemembersWithGradients(nn.Conv3d):
+    """Keeps what it sees, but not while nobody asks for gradients."""
+
+    def __init__(self):
+        super().__init__(1, 1, 3)
+        self.register_buffer("seen", torch.zeros(()))
+
+    def forward(self, x):
+        if torch.is_grad_enabled():
+            self.seen += x.detach().mean()
+        return super().forward(x)
+
+
+class RemembersGradients(RemembersWithGradients):
+    """Keeps a gradient, in the backward pass."""
+
+    def forward(self, x):
+        found = nn.Conv3d.forward(self, x)
+        if found.requires_grad:
+            found.register_hook(lambda gradient: self.seen.add_(gradient.detach().abs().sum()) and None)
+        return found
+
+
+class RemembersInAnAttribute(nn.Conv3d):
+    """Keeps what it sees where no state names it."""
+
+    def __init__(self):
+        super().__init__(1, 1, 3)
+        self.seen = torch.zeros(())
+
+    def forward(self, x):
+        self.seen = 0.9 * self.seen + 0.1 * x.detach().mean()
+        return super().forward(x)
+
+
+@pytest.mark.parametrize("kind", [RemembersWithGradients, RemembersGradients, RemembersInAnAttribute])
+def test_a_memory_in_an_odd_place_is_seen(kind):
+    with pytest.raises(PrivacyError, match="seen changes"):
+        refuse_leaks(kind(), squares, volumes(), loop_gradients)
+
+
 @pytest.mark.parametrize(
     "mixing",
     [

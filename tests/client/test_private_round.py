@@ -75,7 +75,7 @@ def test_the_reservation_says_what_is_run(federation):
     assert reserve.event == plan.event_of(1)
     assert (reserve.event.sampling_rate, reserve.event.noise_multiplier, reserve.event.steps) == (0.5, 3.0, 2)
     assert reserve.clip_norm == plan.clip_norm
-    assert reserve.study == federation.study.digest
+    assert reserve.order.study == federation.study.digest
     assert (reserve.order.run, reserve.order.stage, reserve.order.round_index) == (
         "small-run",
         "diffusion",
@@ -223,6 +223,14 @@ def test_a_private_study_needs_somebody_who_says_whose_the_exams_are(federation)
     assert ledger_of(federation).entries() == []
 
 
+def spoiled(tensors, value):
+    """The tensors with one number of one of them replaced."""
+    name = next(name for name in tensors if name.startswith("codec."))
+    changed = tensors[name].clone()
+    changed.view(-1)[0] = value
+    return {**tensors, name: changed}
+
+
 def broken_orders(order):
     """Orders that no honest server sends; each would otherwise cost the site a round."""
     name, tensor = next(iter(order.parameters.items()))
@@ -247,6 +255,11 @@ def broken_orders(order):
         "not a number": with_parameters(**{name: torch.full_like(tensor, float("nan"))}),
         "a frozen one less": with_frozen(dict(list(order.frozen.items())[1:])),
         "a frozen one more": with_frozen({**order.frozen, "codec.more": torch.zeros(3)}),
+        "a frozen one that is no number": with_frozen(spoiled(order.frozen, float("nan"))),
+        "a frozen one that is infinite": with_frozen(spoiled(order.frozen, float("inf"))),
+        "a codebook of one code": with_frozen(
+            {n: torch.ones_like(t) if "quantizer" in n else t for n, t in order.frozen.items()}
+        ),
         "frozen ones that are not sent": dataclasses.replace(order, frozen={}),
         "frozen ones of another digest": dataclasses.replace(order, frozen_digest="0" * 64),
     }
@@ -320,7 +333,7 @@ def test_no_file_of_the_site_but_the_ledger_and_caches_remains(federation):
     state = federation.sites["a"].config.state
     names = {path.relative_to(state).parts[0] for path in state.rglob("*")}
     assert names == {"ledger", "latents", "cache"}
-    files = {"ledger.jsonl", "key", "lock", "order", "replies"}
+    files = {"ledger.jsonl", "heads.jsonl", "key", "lock", "order", "replies"}
     assert {path.name for path in (state / "ledger").iterdir()} == files
 
 

@@ -380,3 +380,27 @@ def test_a_layer_that_mixes_rows_is_refused():
         for engine in (vmap_gradients, loop_gradients)
     )
     torch.testing.assert_close(found["linear.weight"], oracle["linear.weight"])
+
+
+def test_a_patient_with_many_volumes_needs_no_more_at_a_time_and_has_the_gradient_of_the_whole_mean():
+    largest = []
+
+    def watching(module, loss_of, rows, counts):
+        largest.append(max(len(tensor) for tensor in rows.values()))
+        return loop_gradients(module, loss_of, rows, counts)
+
+    module = denoiser()
+    made = step(watching, draws=DRAWS, clip_norm=1e6)
+    found = made.clipped_sum(module, ["dee"], RoundSecret(bytes(32)), 0)
+    assert largest == [DRAWS] * NUM_VOLUMES["dee"]
+    stream = RoundSecret(bytes(32)).stream("draws", "diffusion", 0, "dee")
+    rows = rows_of("dee", stream)
+    whole = loop_gradients(module, loss, rows, [len(rows["latent"])])
+    assert all(torch.allclose(found[n].float(), whole[n][0], rtol=1e-3, atol=1e-6) for n in whole)
+
+
+def test_a_patient_whose_name_is_no_text_takes_part():
+    """A file name in Latin-1, read on a machine that speaks UTF-8."""
+    name = b"M\xfcller".decode(errors="surrogateescape")
+    patients = [name, *"abcdefg"]
+    assert step(sampling_rate=1.0).gradient(denoiser(), patients, RoundSecret(bytes(32)), 0)

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from common.errors import ErrorCode, RejectedReportError, WireError
-from common.federation.allow_list import check_report
+from common.federation.allow_list import ReportRules, check_report
 from common.federation.headers import (
     Cancellation,
     FollowUp,
@@ -220,6 +220,8 @@ def test_records_of_something_else_are_a_named_error(records):
         packet_from_records(records)
 
 
+RULES = ReportRules(steps=5, counts="counts")
+PRIVATE_RULES = ReportRules(steps=5, private=True, furthest=10.0)
 GOOD = {"w": torch.ones(2, 3), "n": torch.ones(1, dtype=torch.int64)}
 
 
@@ -230,7 +232,9 @@ GOOD = {"w": torch.ones(2, 3), "n": torch.ones(1, dtype=torch.int64)}
         ({"round_index": 3}, "round_index is 3"),
         ({"stage": Stage.DIFFUSION}, "stage is"),
         ({"study_digest": "e"}, "study_digest"),
-        ({"steps": -1}, "out of range"),
+        ({"steps": -1}, "-1 steps, the study makes 5"),
+        ({"steps": 137}, "137 steps"),
+        ({"seconds": -1.0}, "out of range"),
         ({"seconds": float("nan")}, "out of range"),
         ({"parameters": {"w": GOOD["w"]}}, r"missing \['n'\]"),
         ({"parameters": {**GOOD, "x": torch.ones(1)}}, r"not asked for \['x'\]"),
@@ -238,12 +242,15 @@ GOOD = {"w": torch.ones(2, 3), "n": torch.ones(1, dtype=torch.int64)}
         ({"parameters": {**GOOD, "w": torch.ones(2, 3, dtype=torch.float64)}}, "float64"),
         ({"parameters": {**GOOD, "w": torch.tensor([[1, 2, math.inf], [1, 1, 1]])}}, "not finite"),
         ({"parameters": {**GOOD, "w": torch.full((2, 3), math.nan)}}, "not finite"),
+        ({"parameters": {**GOOD, "w": torch.full((2, 3), 3e38)}}, "moved by 7.*at most"),
+        ({"parameters": {**GOOD, "w": torch.full((2, 3), 1e6)}}, "moved by"),
     ],
 )
 def test_the_allow_list_refuses_by_name(change, message):
-    check_report(report(GOOD), order(GOOD))
+    check_report(report(GOOD), order(GOOD), RULES)
+    answer = report(GOOD, **change) if "parameters" not in change else report(**change)
     with pytest.raises(RejectedReportError, match=message):
-        check_report(report(GOOD, **change) if "parameters" not in change else report(**change), order(GOOD))
+        check_report(answer, order(GOOD), RULES)
 
 
 PRIVATE = {"metrics": {}, "seconds": 0.0, "ledger": PROOF}
@@ -256,14 +263,28 @@ PRIVATE = {"metrics": {}, "seconds": 0.0, "ledger": PROOF}
         ({"seconds": 1.0}, "holds metrics or a time"),
         ({"ledger": None}, "proof is missing"),
         ({"parameters": {**GOOD, "x": torch.ones(1)}}, r"not asked for \['x'\]"),
+        ({"parameters": {**GOOD, "w": torch.full((2, 3), 6.0)}}, "moved by 12.*at most 10"),
+        ({"steps": 6}, "6 steps"),
     ],
 )
 def test_a_private_report_may_hold_less(change, message):
-    check_report(report(GOOD, **PRIVATE), order(GOOD), private=True)
+    check_report(report(GOOD, **PRIVATE), order(GOOD), PRIVATE_RULES)
     with pytest.raises(RejectedReportError, match=message):
-        check_report(dataclasses.replace(report(GOOD, **PRIVATE), **change), order(GOOD), private=True)
+        check_report(dataclasses.replace(report(GOOD, **PRIVATE), **change), order(GOOD), PRIVATE_RULES)
 
 
 def test_a_report_that_was_not_asked_for_a_proof_may_not_bring_one():
     with pytest.raises(RejectedReportError, match="was not asked for"):
-        check_report(report(GOOD, ledger=PROOF), order(GOOD))
+        check_report(report(GOOD, ledger=PROOF), order(GOOD), RULES)
+
+
+COUNTED = {"counts": torch.full((4,), 2.0)}
+
+
+@pytest.mark.parametrize(
+    "counts", [[9.0, -1.0, 0.0, 0.0], [0.0] * 4, [2.0, 2.0, 2.0, 2.1], [8e30, 0.0, 0.0, 0.0]]
+)
+def test_counts_below_zero_or_of_another_total_are_refused(counts):
+    check_report(report({"counts": torch.tensor([8.0, 0.0, 0.0, 0.0])}), order(COUNTED), RULES)
+    with pytest.raises(RejectedReportError, match="counts"):
+        check_report(report({"counts": torch.tensor(counts)}), order(COUNTED), RULES)

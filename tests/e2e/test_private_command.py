@@ -11,6 +11,8 @@ import yaml
 from command_line import fedvox, refused
 from small_federation import GRADIENT_CODEC, small_study, write_patient_table, write_volumes
 
+from common.frozen import parse
+from common.study import Study
 from server.checkpoint import CheckpointStore
 from server.run_folder import RunFolder
 
@@ -51,6 +53,10 @@ def test_the_run_ends_and_its_manifest_says_what_is_promised(story):
     said = manifest["differential_privacy"]
     assert 5.8 < said["epsilon"] <= 6
     assert (said["unit"], said["relation"]) == ("patient", "add_or_remove_one")
+    assert (said["mark"], said["ledgers_trusted_by_hand"]) == ("RESEARCH", [])
+    heads = json.loads((folder / "runs" / "private" / "ledger_heads.json").read_text())["heads"]
+    assert said["ledger_heads"] == {site: seen[-1] for site, seen in heads.items()}
+    assert "this study alone" in said["scope"]
     assert {name: stage["steps_paid_for"] for name, stage in said["stages"].items()} == {
         "codec": 2,
         "diffusion": 3,
@@ -108,6 +114,25 @@ def test_nothing_of_a_site_but_the_ledger_head_reaches_the_coordinators_files(st
     for line in (run / "events.jsonl").read_text().splitlines():
         for said in json.loads(line).get("sites", {}).values():
             assert said == {"steps": 1, "seconds": 0.0, "metrics": {}}
+
+
+def test_a_public_model_of_the_same_patients_is_refused(story, tmp_path):
+    folder, _ = story
+    shutil.copytree(folder / "data", tmp_path / "data")
+    one = next((folder / "open" / "public").glob("*.nii.gz"))
+    shutil.copy(one, tmp_path / "data" / "north" / "renamed.nii.gz")
+    write_patient_table(tmp_path / "data" / "north")
+    words = (
+        "study",
+        "run",
+        folder / "private.yaml",
+        "--data",
+        "data",
+        "--start-from",
+        folder / "runs" / "public",
+    )
+    refused(fedvox(*words, cwd=tmp_path), "1 of the sites' images were used to train", "without any privacy")
+    assert not (tmp_path / "runs" / "private" / "run.json").exists()
 
 
 def test_a_run_that_ended_for_want_of_budget_asks_again_when_it_is_resumed(story):
@@ -211,3 +236,25 @@ def test_the_page_shows_commands_that_are_run_here():
         "site ledger verify",
         "site ledger export",
     }
+
+
+def test_a_public_model_that_is_told_its_sites_is_refused_for_another_number_of_them(tmp_path, story):
+    folder, _ = story
+    public = RunFolder.open(folder / "runs" / "public")
+    content = yaml.safe_load(public.study_file.read_text())
+    content["diffusion"]["model"]["condition"] = {"kind": "site", "dropout": 0.1}
+    shutil.copytree(public.path, tmp_path / "told")
+    study = parse(Study, content, "told")
+    (tmp_path / "told" / "study.yaml").write_text(yaml.safe_dump(study.model_dump(mode="json")))
+    for manifest in (tmp_path / "told" / "checkpoints").glob("*/manifest.json"):
+        manifest.write_text(manifest.read_text().replace(public.study().digest, study.digest))
+    words = ("--start-from", "told", "--site", "north", "--site", "south")
+    refused(fedvox("study", "init", "mine.yaml", *words, cwd=tmp_path), "which of 1 sites", "{kind: none}")
+
+
+def test_a_study_of_one_site_is_told_no_site(tmp_path):
+    for number, kind in ((1, "none"), (2, "site")):
+        sites = [word for index in range(number) for word in ("--site", ("no", "1")[index])]
+        assert fedvox("study", "init", f"{number}.yaml", *sites, cwd=tmp_path).returncode == 0
+        content = yaml.safe_load((tmp_path / f"{number}.yaml").read_text())
+        assert content["diffusion"]["model"]["condition"]["kind"] == kind

@@ -54,7 +54,7 @@ def newcomer(tmp_path_factory):
     """A folder with the volumes that the README speaks of, its `/data/`."""
     folder = tmp_path_factory.mktemp("newcomer")
     generator = np.random.default_rng(0)
-    for place in ("mri/north", "mri/south", "unseen"):
+    for place in ("mri/north", "mri/south", "public/open", "unseen"):
         for index in range(3):
             name = f"{Path(place).name}-{index}.nii.gz"
             save_volume(folder / "data" / place / name, generator, side=32, spacing_mm=4.0)
@@ -91,7 +91,7 @@ def test_following_the_readme_from_a_new_study_to_metrics(newcomer):
         if words[:2] == ["study", "init"]:
             shorten(newcomer / words[2])
         followed.append(words[0])
-    assert followed == ["study"] * 5 + ["synth", "evaluate"] + ["study"] * 3 + ["site"]
+    assert followed == ["study"] * 5 + ["synth", "evaluate"] + ["study"] * 5 + ["site"]
     for run in ("study", "private"):
         assert (newcomer / "runs" / run / "report.html").is_file()
     assert len(list((newcomer / "synthetic").glob("*.nii.gz"))) == 64

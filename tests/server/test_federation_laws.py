@@ -1,5 +1,6 @@
 """The laws of the federation, bit for bit on the CPU with fixed threads."""
 
+import dataclasses
 import random
 
 import pytest
@@ -9,7 +10,7 @@ from small_federation import Federation, small_study, write_volumes
 from client.batches import batches
 from common.codec.codebook import split_dead_codes_of
 from common.codec.training import CodecTraining
-from common.errors import ErrorCode, QuorumError
+from common.errors import ErrorCode, FederationError, QuorumError
 from common.federation.learning_rate import learning_rate_at
 from common.federation.messages import FailureReport
 from common.federation.seeds import seeded_generator
@@ -238,3 +239,48 @@ def test_a_failure_leaves_as_a_code_without_any_text(tmp_path):
     log = federation.log.path.read_text()
     assert "E_DATA" in log
     assert "SECRET" not in log
+
+
+class Overstating:
+    """Reports of site a, with every tensor but the codebook's at a number that float32 just holds."""
+
+    def __init__(self, federation):
+        self.federation = federation
+
+    def exchange(self, orders, deadline_s):
+        reports = self.federation.transport.exchange(orders, deadline_s).reports
+        return Exchange([self.changed(r) if r.site == "a" else r for r in reports], 0, 0)
+
+    def changed(self, report):
+        huge = {n: torch.full_like(t, -3.3e38) for n, t in report.parameters.items() if "quantizer" not in n}
+        return dataclasses.replace(report, parameters={**report.parameters, **huge})
+
+
+class Only:
+    """Replies of one site alone."""
+
+    def __init__(self, transport, site):
+        self.transport, self.site = transport, site
+
+    def exchange(self, orders, deadline_s):
+        return self.transport.exchange([order for order in orders if order.site == self.site], deadline_s)
+
+
+def test_a_site_that_sends_huge_numbers_is_not_heard(tmp_path, data):
+    study = small_study(federation={"sites": ["a", "b"], "min_sites": 1})
+    alone = Federation(tmp_path / "alone", study, data)
+    expected = alone.run(Only(alone.transport, "b"))
+    federation = Federation(tmp_path / "run", study, data)
+    assert_same(expected, federation.run(Overstating(federation)))
+    assert "training moves them by at most" in federation.log.path.read_text()
+
+
+def test_an_aggregate_that_is_no_number_is_no_checkpoint(tmp_path, data, monkeypatch):
+    strategy = {"kind": "fedavgm", "learning_rate": 1e42, "momentum": 0.9}
+    federation = Federation(
+        tmp_path / "run", small_study(federation={"sites": ["a", "b"], "strategy": strategy}), data
+    )
+    with pytest.raises(FederationError, match="is not finite"):
+        federation.run()
+    newest = federation.store.load_newest()
+    assert newest is None or all(bool(torch.isfinite(t).all()) for t in newest.codec.values())

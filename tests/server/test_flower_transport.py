@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 import torch
-from flwr.app import ConfigRecord, Message, RecordDict
+from flwr.app import Array, ArrayRecord, ConfigRecord, Message, RecordDict
 
 from common.errors import ErrorCode, FederationError
 from common.federation.messages import FailureReport, TrainOrder, TrainReport
@@ -113,6 +113,35 @@ def test_a_node_that_could_not_say_its_name_is_asked_again(monkeypatch):
 
     monkeypatch.setattr(grid, "pull_messages", mended_later)
     assert FlowerTransport(grid, ("a", "b"), 5.0).node_of == NODES
+
+
+def test_a_node_that_answers_something_else_to_the_question_for_its_name_is_counted():
+    grid = FakeGrid(answers={"hello": RecordDict({"site": ConfigRecord({"no": "name"})})})
+    with pytest.raises(FederationError, match="2 nodes answered that they cannot"):
+        FlowerTransport(grid, ("a", "b"), 0.1)
+
+
+def test_a_stranger_neither_takes_part_nor_stops_anybody():
+    grid = FakeGrid(nodes={**NODES, "stranger": 13, "z": 14})
+    assert FlowerTransport(grid, ("a", "b"), 5.0).node_of == NODES
+
+
+def test_a_reply_that_is_no_packet_leaves_the_others_intact(monkeypatch):
+    grid = FakeGrid(answers={"a": report("a"), "b": report("b")})
+    real = grid.reply
+
+    def garbled(name, message):
+        reply = real(name, message)
+        if reply.metadata.src_node_id == NODES["a"] and "envelope" in reply.content:
+            pieces = ArrayRecord(
+                {"0": Array(dtype="uint8", shape=(9,), stype="numpy.ndarray", data=b"garbage")}
+            )
+            reply.content["section.parameters"] = pieces
+        return reply
+
+    monkeypatch.setattr(grid, "reply", garbled)
+    exchanged = FlowerTransport(grid, ("a", "b"), 5.0).exchange([order("a"), order("b")], 5.0)
+    assert [r.site for r in exchanged.reports] == ["b"]
 
 
 def test_two_nodes_of_one_name_are_refused():

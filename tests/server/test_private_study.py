@@ -9,12 +9,13 @@ import torch
 
 from client.private.ledger import Ledger
 from client.site import Site
-from common.errors import ConfigError, QuorumError, RunError
+from common.errors import BudgetError, ConfigError, ErrorCode, LedgerError, QuorumError, RunError
 from common.federation.messages import FailureReport, TrainReport
 from common.federation.stage import Stage
 from common.privacy.accountant import epsilon
 from common.privacy.ledger_format import Reserve
-from server.promise import promise
+from server.promise import Books, promise
+from server.public_model import refuse_other_meaning
 from server.released_model import released_model
 from server.state import start_from_public
 from server.transport import Exchange
@@ -22,6 +23,7 @@ from tests.small_federation import (
     GRADIENT_CODEC,
     PRIVATE,
     PRIVATE_CODEC,
+    Federation,
     opened,
     private_codec_study,
     private_study,
@@ -156,6 +158,45 @@ def test_a_site_whose_budget_is_spent_ends_the_stage_with_the_last_model(tmp_pat
     assert (again.round_index, again.ended) == (1, True)
 
 
+class Refusing:
+    """Every site says that its budget is spent."""
+
+    def exchange(self, orders, deadline_s):
+        return Exchange([FailureReport(order.site, ErrorCode.BUDGET) for order in orders], 0, 0)
+
+
+def test_a_run_in_which_no_round_was_paid_for_is_no_trained_model(tmp_path, data, public):
+    federation = opened(tmp_path / "run", private_study(public), data, public)
+    with pytest.raises(BudgetError):
+        federation.run(Refusing())
+    assert not federation.store.load_newest().ended
+    assert "run_finished" not in [e["event"] for e in events(federation)]
+    assert federation.run().round_index == 2  # the sites may have a larger cap by then
+
+
+def test_a_site_cannot_end_a_study_that_costs_it_no_budget(tmp_path, data):
+    federation = Federation(tmp_path / "run", small_study(), data)
+    with pytest.raises(QuorumError):
+        federation.run(Refusing())
+    assert federation.store.load_newest() is None
+
+
+def test_a_run_that_lost_its_record_of_the_ledgers_does_not_go_on_without(tmp_path, data, public):
+    federation = opened(tmp_path / "run", private_study(public), data, public)
+
+    class Stop(Exception):
+        pass
+
+    def stop(state):
+        raise Stop
+
+    with pytest.raises(Stop):
+        federation.run(after_round=stop)
+    (tmp_path / "run" / "ledger_heads.json").unlink()
+    with pytest.raises(LedgerError, match="lost its record"):
+        federation.run()
+
+
 def test_a_site_without_budget_is_passed_over_where_the_study_can_do_without(tmp_path, data, public):
     study = private_study(public, federation={"sites": ["a", "b"], "min_sites": 1})
     federation = opened(tmp_path / "run", study, data, public)
@@ -210,6 +251,11 @@ class Forging:
         (lambda r: dataclasses.replace(r, metrics={"loss": 0.1}), "holds metrics or a time"),
         (lambda r: dataclasses.replace(r, seconds=1.0), "holds metrics or a time"),
         (lambda r: dataclasses.replace(r, ledger=None), "proof is missing"),
+        (lambda r: dataclasses.replace(r, steps=r.steps + 1), "steps, the study makes"),
+        (
+            lambda r: dataclasses.replace(r, parameters={n: t + 1e4 for n, t in r.parameters.items()}),
+            "tensors moved by",
+        ),
         (
             lambda r: dataclasses.replace(r, ledger=dataclasses.replace(r.ledger, head="e" * 64)),
             "does not lead",
@@ -230,6 +276,29 @@ def test_the_server_refuses_private_reports_that_hold_more_or_prove_less(
 def test_a_study_must_keep_its_own_promise(public):
     with pytest.raises(ConfigError, match=r"spend epsilon .* promises 1"):
         private_study(public, epsilon=1.0)
+
+
+def test_a_delta_of_a_patient_s_share_is_refused(public):
+    with pytest.raises(ConfigError, match=r"delta 0\.3 for 4 patients"):
+        private_study(public, privacy__delta=0.3)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"diffusion__model__objective": "eps", "diffusion__model__sampler": {"kind": "ddim"}}, "objective"),
+        ({"volume__spacing_mm": [3, 3, 3]}, "volume.spacing_mm"),
+        ({"volume__intensity": {"kind": "fixed", "low": 0, "high": 1}}, "volume.intensity"),
+        (
+            {"codec__model__quantizer": {"kind": "ema", "num_codes": 8, "code_dim": 2, "decay": 0.5}},
+            "quantizer",
+        ),
+    ],
+)
+def test_a_public_model_that_means_something_else_is_refused(changes, message):
+    refuse_other_meaning(small_study(("public",)), small_study(codec__model__discriminator=None))
+    with pytest.raises(RunError, match=message):
+        refuse_other_meaning(small_study(("public",)), small_study(**changes))
 
 
 @pytest.mark.parametrize(
@@ -288,7 +357,7 @@ def test_a_private_codec_is_trained_first_and_both_stages_share_the_promise(tmp_
         ledger = Ledger(federation.sites[name].config.policy.ledger)
         assert ledger.spent(1e-5) == pytest.approx(epsilon(events, 1e-5))
     assert epsilon(study.private_events, 1e-5) <= study.privacy.epsilon
-    said = promise(study)
+    said = promise(study, Books())
     assert {name: stage["steps_paid_for"] for name, stage in said["stages"].items()} == {
         "codec": 3,
         "diffusion": 8,
