@@ -37,8 +37,8 @@ def create(site_file: SiteFile) -> None:
     Ledger.create(folder)
     out.print(f"created {folder}: epsilon {budget.epsilon:g} at delta {budget.delta:g} may be spent")
     out.print(
-        "back the folder up after every round; one that is put back older than a round that a coordinator "
-        "has seen is refused, by itself and by that coordinator"
+        "never put an older copy of the folder back in silence: it has forgotten what was spent since, and "
+        "only coordinators of runs that go on can notice"
     )
 
 

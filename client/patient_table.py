@@ -8,6 +8,7 @@ an exam that it does not name, or a row that names nothing, is refused.
 
 import csv
 import difflib
+import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -116,6 +117,8 @@ def _row(path: Path, line: int, cells: Mapping[str, str]) -> TableRow:
     if "" in cells:
         raise PatientTableError(f"{path} line {line} has more cells than the header", "quote commas in names")
     stripped = {column: cell.strip() for column, cell in cells.items()}
+    # One person, however an umlaut was typed; a file's name is what the disk says.
+    stripped["patient"] = unicodedata.normalize("NFC", stripped["patient"])
     empty = [column for column in REQUIRED if not stripped[column]]
     if empty:
         raise PatientTableError(f"{path} line {line} has no {empty[0]}", "fill the cell, or remove the row")

@@ -149,3 +149,13 @@ def test_a_selection_that_finds_nothing_says_what_there_is(tmp_path) -> None:
 def test_a_selection_by_an_absent_column_is_refused(tmp_path) -> None:
     with pytest.raises(PatientTableError, match="line 2 has no part, and the site file selects by it"):
         assign(table(tmp_path, "file,patient\na,p\n"), exams("a"), Selection(part="test"))
+
+
+def test_one_person_however_an_umlaut_was_typed(tmp_path) -> None:
+    path = table(tmp_path, "file,patient\na,M\u00fcller\nb,Mu\u0308ller\n")
+    assert len(set(assign(path, exams("a", "b")).values())) == 1
+
+
+def test_a_file_is_found_by_the_form_of_its_name_on_the_disk(tmp_path) -> None:
+    path = table(tmp_path, "file,patient\nMu\u0308ller,p1\n")
+    assert assign(path, exams("Mu\u0308ller")) == {"Mu\u0308ller": "p1"}

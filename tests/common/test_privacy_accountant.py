@@ -1,6 +1,7 @@
 """Known answers, each tied to its accountant, and laws that any accountant obeys."""
 
 import math
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -138,3 +139,13 @@ def test_without_a_signal_every_test_guesses():
     bounds = attack_bounds([event(0.01, 1e4, 1)])
     assert bounds.auc == pytest.approx(0.5, abs=1e-3)
     assert bounds.tpr_at_1_percent == pytest.approx(0.01, abs=1e-3)
+
+
+@pytest.mark.parametrize(("rate", "noise", "steps"), [(0.1, 2.0528, 1000), (1, 0.6009, 1)])
+def test_the_bounds_on_attacks_that_the_privacy_page_states_are_of_the_plans_that_it_names(
+    rate, noise, steps
+):
+    page = " ".join((Path(__file__).parents[2] / "docs" / "privacy.md").read_text().split())
+    bounds = attack_bounds([event(rate, noise, steps)])
+    assert f" {math.ceil(bounds.auc * 1000) / 1000}" in page
+    assert f"{math.ceil(bounds.tpr_at_1_percent * 1000) / 10} %" in page

@@ -27,6 +27,20 @@ MUTANTS = (
         ("tests/client/test_app.py",),
     ),
     Mutant(
+        "a codec that is no number paid for",
+        "client/frozen_store.py",
+        " or first_not_finite(tensors)",
+        "",
+        ROUND,
+    ),
+    Mutant(
+        "a codec that cannot encode paid for",
+        "client/private_tasks.py",
+        "        store.codec(order)  # a codec that cannot encode is refused while it costs nothing\n",
+        "",
+        ROUND,
+    ),
+    Mutant(
         "agent chosen by the coordinator",
         "client/app.py",
         "if SOCKET in context.node_config",

@@ -46,15 +46,22 @@ MUTANTS = (
     Mutant(
         "clip per draw",
         "client/private/private_step.py",
-        "rows, [count_rows(rows)])",
-        "rows, [1] * count_rows(rows))",
+        "part, [count_rows(part)])",
+        "part, [1] * count_rows(part))",
         STEP,
     ),
     Mutant(
         "clip per volume",
         "client/private/private_step.py",
-        "rows, [count_rows(rows)])",
-        "rows, [2] * (count_rows(rows) // 2))",
+        "mean[name] = mean[name] + share * tensor if name in mean else share * tensor",
+        "mean[name] = torch.cat([mean[name], tensor]) if name in mean else tensor",
+        STEP,
+    ),
+    Mutant(
+        "more memory for a patient with more volumes",
+        "client/private/private_step.py",
+        "        num = count_rows(rows)\n        mean: Gradients = {}\n",
+        "        return self.engine(module, self.loss, rows, [count_rows(rows)])\n",
         STEP,
     ),
     Mutant(
@@ -126,8 +133,22 @@ MUTANTS = (
     Mutant(
         "EMA codebook on",
         "common/privacy/guard.py",
-        "        _refuse_moving_state(tried, loss, rows)\n",
+        "        _refuse_moving_state(tried, loss, rows, engine)\n",
         "",
+        GUARD,
+    ),
+    Mutant(
+        "a memory that moves with gradients only",
+        "common/privacy/guard.py",
+        "    engine(module, loss, rows, [1] * count_rows(rows))\n    after",
+        "    after",
+        GUARD,
+    ),
+    Mutant(
+        "a memory in an attribute",
+        "common/privacy/guard.py",
+        "            if isinstance(value, Tensor):\n",
+        "            if False:\n",
         GUARD,
     ),
     Mutant(
