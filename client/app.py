@@ -11,6 +11,7 @@ and a file a patient.
 """
 
 import logging
+from pathlib import Path
 from typing import Protocol
 
 from flwr.app import ConfigRecord, Context, Message, RecordDict
@@ -71,7 +72,9 @@ def _failure(error: Exception) -> RecordDict:
 
 def _desk(context: Context) -> Desk:
     if SOCKET in context.node_config:
-        raise NotImplementedError
+        from client.agent_link import AgentLink
+
+        return AgentLink(Path(str(context.node_config[SOCKET])))
     from client.simulated_desk import simulated_desk
 
     return simulated_desk(context.node_config.get("partition-id"))

@@ -29,7 +29,14 @@ from common.study import Study
 
 logger = logging.getLogger("fedvox.site")
 
-SAYS_NOTHING_OF_PATIENTS = {ErrorCode.CONFIG, ErrorCode.NEED_FROZEN, ErrorCode.BUDGET, ErrorCode.LEDGER}
+SAYS_NOTHING_OF_PATIENTS = {
+    ErrorCode.CONFIG,
+    ErrorCode.NEED_FROZEN,
+    ErrorCode.BUDGET,
+    ErrorCode.LEDGER,
+    ErrorCode.CANCELLED,
+    ErrorCode.DEADLINE,
+}
 
 
 class Site:
@@ -73,10 +80,15 @@ class Site:
             self._dataset = VolumeDataset.open(self.config, self.study.volume)
         return self._dataset
 
-    def execute(self, order: TrainOrder) -> Report:
-        """Do one order; never raises for what an order or a file can cause."""
+    def execute(self, order: TrainOrder, on_step: StepCallback | None = None) -> Report:
+        """Do one order; never raises for what an order or a file can cause.
+
+        Args:
+            order: What to do.
+            on_step: Called after every local step instead of the site's own; what it raises stops the order.
+        """
         try:
-            report = self._train(order)
+            report = self._train(order, on_step or self.on_step)
             check_report(report, order, rules_for(self.study, order))
         except Exception as error:
             logger.exception("order refused or failed")
@@ -87,7 +99,7 @@ class Site:
         """Return what the coordinator may know: in a private study, nothing that patients can decide."""
         return code if self.study.privacy is None or code in SAYS_NOTHING_OF_PATIENTS else ErrorCode.INTERNAL
 
-    def _train(self, order: TrainOrder) -> TrainReport:
+    def _train(self, order: TrainOrder, on_step: StepCallback) -> TrainReport:
         if order.study_digest != self.study.digest or order.site != self.name:
             raise WrongOrderError(f"order for study {order.study_digest[:12]}, site {order.site}")
         check_admitted(self.config, self.study)
@@ -96,9 +108,7 @@ class Site:
         # No data without its book.
         private = None if self.study.privacy is None else self._private_rounds(order.stage)
         with applied(self.config.compute) as device:
-            context = SiteContext(
-                self.study, self.dataset, self.config.compute, device, self.stream, self.on_step
-            )
+            context = SiteContext(self.study, self.dataset, self.config.compute, device, self.stream, on_step)
             store = LatentStore(self.config.state / "latents", self.study, device)
             if private is not None:
                 return private.execute(order, context, store)

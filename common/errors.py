@@ -15,7 +15,11 @@
     │   ├── QuorumError
     │   ├── RejectedReportError
     │   ├── WireError
-    │   └── SealError         a message is not by whom it says
+    │   ├── SealError         a message is not by whom it says
+    │   ├── VersionError      two ends that speak different protocols
+    │   ├── UnapprovedError   a study, or a part of it, that the site's people have not approved
+    │   ├── ReplayError       an order that was overtaken, or two orders for one place
+    │   └── InterruptedOrderError   an order that was called off, or was not done in its time
     ├── PrivacyError             going on would break a privacy guarantee
     │   ├── AccountingError      a privacy cost cannot be told, so nothing may be spent
     │   ├── BudgetError          an order would pass the site's cap
@@ -44,6 +48,13 @@ class ErrorCode(enum.Enum):
     MEMORY = "E_MEMORY"  # the device ran out of memory
     DIVERGED = "E_DIVERGED"  # training ended with non-finite parameters
     SEAL = "E_SEAL"  # the order is not signed by the study's coordinator
+    VERSION = "E_VERSION"  # the two ends speak different protocols
+    UNAPPROVED = "E_UNAPPROVED"  # nobody at the site has approved this study, or this much of it
+    REPLAY = "E_REPLAY"  # the site has moved on from the order's round, or knows another order by its place
+    BUSY = "E_BUSY"  # the site is doing another order
+    UNKNOWN = "E_UNKNOWN"  # the site does not know the order that was asked after: send it whole
+    CANCELLED = "E_CANCELLED"  # the order was called off, by either end
+    DEADLINE = "E_DEADLINE"  # the order was not done in its time
     INTERNAL = "E_INTERNAL"  # anything else; the site's own log has the text
 
 
@@ -132,6 +143,36 @@ class SealError(FederationError):
     """A message is not by whom it says."""
 
     code = ErrorCode.SEAL
+
+
+class VersionError(FederationError):
+    """Two ends that speak different protocols."""
+
+    code = ErrorCode.VERSION
+
+
+class UnapprovedError(FederationError):
+    """A study, or a part of it, that the site's people have not approved."""
+
+    code = ErrorCode.UNAPPROVED
+
+
+class ReplayError(FederationError):
+    """An order that was overtaken, or two orders for one place."""
+
+    code = ErrorCode.REPLAY
+
+
+class InterruptedOrderError(FederationError):
+    """An order that was called off, or was not done in its time.
+
+    Args:
+        code: Which of both.
+    """
+
+    def __init__(self, code: ErrorCode) -> None:
+        super().__init__("the order was interrupted", "it starts anew when it is sent again")
+        self.code = code
 
 
 class PrivacyError(FedvoxError):

@@ -4,7 +4,6 @@ safetensors, never pickle: reading cannot run code.
 """
 
 import hashlib
-import importlib.metadata
 import math
 from collections.abc import Mapping
 
@@ -21,6 +20,7 @@ from common.federation.headers import (
 )
 from common.federation.messages import FailureReport, LedgerProof, Report, TrainOrder, TrainReport
 from common.federation.packet import FROZEN, PARAMETERS, Packet, describe
+from common.release import release
 
 
 def order_to_packet(order: TrainOrder, deadline_s: float) -> Packet:
@@ -30,9 +30,9 @@ def order_to_packet(order: TrainOrder, deadline_s: float) -> Packet:
         order: The order.
         deadline_s: Seconds from its receipt until nobody waits for it any more.
     """
-    sections = {PARAMETERS: _to_bytes(order.parameters)}
+    sections = {PARAMETERS: tensors_to_bytes(order.parameters)}
     if order.frozen:
-        sections[FROZEN] = _to_bytes(order.frozen)
+        sections[FROZEN] = tensors_to_bytes(order.frozen)
     described = {name: describe(content) for name, content in sections.items()}
     header = OrderHeader(
         study_digest=order.study_digest,
@@ -84,7 +84,7 @@ def report_to_packet(report: Report, order_id: str) -> Packet:
     """
     if isinstance(report, FailureReport):
         return Packet.of(FailureHeader(order_id=order_id, site=report.site, code=report.code))
-    parameters = _to_bytes(report.parameters)
+    parameters = tensors_to_bytes(report.parameters)
     header = ReportHeader(
         order_id=order_id,
         study_digest=report.study_digest,
@@ -95,7 +95,7 @@ def report_to_packet(report: Report, order_id: str) -> Packet:
         seconds=report.seconds,
         metrics={name: value for name, value in report.metrics.items() if math.isfinite(value)},
         ledger=_lines_of(report.ledger),
-        agent_version=importlib.metadata.version("fedvox"),
+        agent_version=release(),
         parameters=describe(parameters),
     )
     return Packet.of(header, {PARAMETERS: parameters})
@@ -136,7 +136,8 @@ def _lines_of(proof: LedgerProof | None) -> LedgerLines | None:
     return LedgerLines(start=proof.start, bodies=proof.bodies, head=proof.head)
 
 
-def _to_bytes(tensors: Mapping[str, Tensor]) -> bytes:
+def tensors_to_bytes(tensors: Mapping[str, Tensor]) -> bytes:
+    """Return tensors in safetensors form; equal names, shapes and dtypes give equally many bytes."""
     content: bytes = save({name: tensors[name].detach().cpu().contiguous() for name in sorted(tensors)})
     return content
 

@@ -1,0 +1,61 @@
+"""The courier's end of the agent's socket. No torch here: a courier starts anew for every message."""
+
+import json
+from pathlib import Path
+
+import grpc
+
+from client.frames import FRAME_BYTES, HELLO, METHOD, from_frames, to_frames
+from common.errors import RunError, VersionError
+from common.federation.headers import PROTOCOL
+from common.federation.packet import Packet
+from common.release import release
+
+CONNECT_S = 10.0
+ANSWER_S = 180.0  # the agent answers within 60 s of having the order
+MARGIN_BYTES = 1 << 16
+
+
+class AgentLink:
+    """Hands packets to the agent behind a socket.
+
+    Args:
+        socket: Path of the socket.
+    """
+
+    def __init__(self, socket: Path) -> None:
+        self._channel = grpc.secure_channel(
+            f"unix:{socket}",
+            grpc.local_channel_credentials(grpc.LocalConnectionType.UDS),
+            options=[("grpc.max_receive_message_length", FRAME_BYTES + MARGIN_BYTES)],
+        )
+
+    @property
+    def name(self) -> str:
+        """Name of the site, after comparing protocol and release.
+
+        Raises:
+            VersionError: The agent speaks another protocol, or is of another release.
+            RunError: There is no agent.
+        """
+        try:
+            said = json.loads(self._channel.unary_unary(HELLO)(b"", timeout=CONNECT_S))
+        except grpc.RpcError as error:
+            raise RunError(f"no agent answers: {error.code().name}", "fedvox site start") from None
+        if (said["protocol"], said["release"]) != (PROTOCOL, release()):
+            raise VersionError(
+                f"the agent is fedvox {said['release']}, the courier {release()}",
+                "install one release at the site, and restart its agent",
+            )
+        return str(said["site"])
+
+    def answer(self, packet: Packet) -> Packet:
+        """Return the agent's answer.
+
+        Raises:
+            RunError: There is no agent, or it went away.
+        """
+        try:
+            return from_frames(self._channel.stream_stream(METHOD)(to_frames(packet), timeout=ANSWER_S))
+        except grpc.RpcError as error:
+            raise RunError(f"the agent does not answer: {error.code().name}", "fedvox site start") from None
