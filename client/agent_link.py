@@ -30,9 +30,8 @@ class AgentLink:
             options=[("grpc.max_receive_message_length", FRAME_BYTES + MARGIN_BYTES)],
         )
 
-    @property
-    def name(self) -> str:
-        """Name of the site, after comparing protocol and release.
+    def greet(self) -> None:
+        """Compare protocol and release with the agent's.
 
         Raises:
             VersionError: The agent speaks another protocol, or is of another release.
@@ -47,14 +46,15 @@ class AgentLink:
                 f"the agent is fedvox {said['release']}, the courier {release()}",
                 "install one release at the site, and restart its agent",
             )
-        return str(said["site"])
 
     def answer(self, packet: Packet) -> Packet:
         """Return the agent's answer.
 
         Raises:
+            VersionError: The agent speaks another protocol, or is of another release.
             RunError: There is no agent, or it went away.
         """
+        self.greet()
         try:
             return from_frames(self._channel.stream_stream(METHOD)(to_frames(packet), timeout=ANSWER_S))
         except grpc.RpcError as error:

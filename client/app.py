@@ -14,7 +14,7 @@ import logging
 from pathlib import Path
 from typing import Protocol
 
-from flwr.app import ConfigRecord, Context, Message, RecordDict
+from flwr.app import Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 
 from common.errors import ErrorCode, FedvoxError
@@ -32,29 +32,24 @@ logger = logging.getLogger("fedvox.courier")
 class Desk(Protocol):
     """Where packets are answered."""
 
-    @property
-    def name(self) -> str:
-        """Name of the site."""
-        ...
-
     def answer(self, packet: Packet) -> Packet:
-        """Return the answer to a coordinator's packet: a report, how far it is, or a code."""
+        """Return the answer to a coordinator's packet: its name, a report, how far it is, or a code."""
         ...
 
 
 @app.query("hello")
 def hello(message: Message, context: Context) -> Message:
     """Say which site this node is."""
-    try:
-        content = RecordDict({"site": ConfigRecord({"name": _desk(context).name})})
-    except Exception as error:
-        content = _failure(error)
-    return Message(content, reply_to=message)
+    return _carried(message, context)
 
 
 @app.train()
 def train(message: Message, context: Context) -> Message:
-    """Carry one packet."""
+    """Carry an order, or what is asked about one."""
+    return _carried(message, context)
+
+
+def _carried(message: Message, context: Context) -> Message:
     try:
         content = packet_to_records(_desk(context).answer(packet_from_records(message.content)))
     except Exception as error:

@@ -9,10 +9,11 @@ from pathlib import Path
 
 from client.site import Site
 from client.site_config import load_site_config
-from common.errors import ConfigError, RunError
-from common.federation.headers import OrderHeader
+from common.errors import ConfigError, ErrorCode, RunError
+from common.federation.headers import FailureHeader, FollowUp, Introduction, OrderHeader, Question
 from common.federation.packet import Packet
 from common.federation.packing import order_from_packet, report_to_packet
+from common.release import release
 from common.study import load_study
 
 STUDY_VARIABLE = "FEDVOX_STUDY"
@@ -29,13 +30,14 @@ class SimulatedDesk:
     def __init__(self, site_file: Path) -> None:
         self._site_file = site_file
 
-    @property
-    def name(self) -> str:
-        """Name of the site; its volumes are not opened for it."""
-        return self._site_file.parent.name
-
     def answer(self, packet: Packet) -> Packet:
-        """Return the report, or the code of what went wrong."""
+        """Return the site's name, for which no volume is opened, or the report to an order."""
+        name = self._site_file.parent.name
+        header = packet.read()
+        if isinstance(header, Question):
+            return Packet.of(Introduction(nonce=header.nonce, site=name, release=release()))
+        if isinstance(header, FollowUp):  # what is not done at once was lost with its process
+            return Packet.of(FailureHeader(order_id=header.order_id, site=name, code=ErrorCode.UNKNOWN))
         order_id = packet.read_as(OrderHeader).order_id
         report = _open_site(self._site_file, _study_file()).execute(order_from_packet(packet))
         return report_to_packet(report, order_id)

@@ -11,9 +11,11 @@ from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
 from common.errors import RunError
+from server.find_sites import find_sites
 from server.flower_transport import FlowerTransport
 from server.rounds import RunRecords, run_study
 from server.run_folder import RunFolder
+from server.seals import NoSeals
 
 RUN_FOLDER_VARIABLE = "FEDVOX_RUN_FOLDER"
 CONNECT_DEADLINE_S = 600.0
@@ -26,7 +28,9 @@ def main(grid: Grid, context: Context) -> None:
     """Run or resume the study of the run folder."""
     run = RunFolder.open(_run_folder(context))
     study = run.study()
-    transport = FlowerTransport(grid, study.federation.sites, CONNECT_DEADLINE_S)
+    seals = NoSeals()
+    node_of = find_sites(grid, study.federation.sites, CONNECT_DEADLINE_S, seals)
+    transport = FlowerTransport(grid, node_of, seals)
     run_study(study, transport, RunRecords.of(run))
 
 

@@ -1,144 +1,174 @@
-"""Orders and reports over Flower's Grid."""
+"""Orders and reports over Flower's Grid, whose messages may be lost while the order goes on at the site.
+
+A courier waits a minute for its agent and then says how far the order is; the transport asks on, by small
+messages, until the report is there or the deadline is over. A message that got lost, or a courier that died,
+loses no work: the next question finds the order where it is.
+"""
 
 import math
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 
-from flwr.app import Message, MessageType, RecordDict
+from flwr.app import Message, MessageType
 from flwr.serverapp import Grid
 
-from common.errors import FederationError, WireError
-from common.federation.messages import FailureReport, Report, TrainOrder
+from common.errors import ErrorCode, FedvoxError, WireError
+from common.federation.headers import FailureHeader, FollowUp, OrderHeader, ProgressHeader
+from common.federation.messages import FailureReport, Report, TrainOrder, TrainReport
 from common.federation.packet import Packet
 from common.federation.packing import order_to_packet, report_from_packet
 from common.federation.wire import packet_from_records, packet_to_records
+from server.seals import Seals
 from server.transport import Exchange
 
-HELLO = f"{MessageType.QUERY}.hello"
 POLL_S = 0.2
-ASK_AGAIN_S = 5.0  # a node that could not say its name: its person may be mending a file
+ASK_AGAIN_S = 5.0  # after a message got lost, or a site that is busy
+ANSWER_S = 300.0  # within which a message is answered: a minute at the agent, the rest for the transfer
+MOST_LOST = 5  # messages about one order in a row, before its site counts as gone
 
 
-class FlowerTransport:
-    """Delivers orders to Flower nodes, which say once which site each of them is.
+@dataclass
+class _Errand:
+    """One site's order, and where the talk about it stands.
 
-    Args:
-        grid: Flower's grid.
-        sites: Names of the sites of the study.
-        connect_deadline_s: Seconds to wait until every site has said its name.
-
-    Raises:
-        FederationError: A site did not connect in time, or two nodes claim one name.
+    Attributes:
+        order: The sealed order.
+        order_id: Its name.
+        due: When to send something, by the monotonic clock; never while something is on its way.
+        whole: Whether to send the order, or only to ask after it.
+        message: What is on its way.
+        lost_at: When that counts as lost.
+        lost: Messages that were lost in a row.
+        report: What came of it.
     """
 
-    def __init__(self, grid: Grid, sites: Sequence[str], connect_deadline_s: float) -> None:
-        self.grid = grid
-        self.node_of = self._find_sites(sites, connect_deadline_s)
-        self._site_of = {node: site for site, node in self.node_of.items()}
+    order: Packet
+    order_id: str
+    due: float = 0.0
+    whole: bool = True
+    message: str | None = None
+    lost_at: float = math.inf
+    lost: int = 0
+    report: Report | None = None
+
+    @property
+    def is_over(self) -> bool:
+        return self.report is not None or self.lost >= MOST_LOST
+
+
+@dataclass
+class _Traffic:
+    """Bytes of sections, down and up."""
+
+    down: int = 0
+    up: int = 0
+
+
+@dataclass(frozen=True)
+class FlowerTransport:
+    """Delivers orders to Flower nodes.
+
+    Attributes:
+        grid: Flower's grid.
+        node_of: Node of each site; see `find_sites`.
+        seals: Of the coordinator and the sites.
+    """
+
+    grid: Grid
+    node_of: dict[str, int]
+    seals: Seals
+    _traffic: _Traffic = field(default_factory=_Traffic)
 
     def exchange(self, orders: Sequence[TrainOrder], deadline_s: float) -> Exchange:
         """Return what arrived within ``deadline_s`` seconds; late replies are not waited for."""
-        messages, bytes_down = [], 0
+        self._traffic.down = self._traffic.up = 0
+        give_up = time.monotonic() + deadline_s
+        errands = {}
         for order in orders:
-            packet = order_to_packet(order, deadline_s)
-            bytes_down += packet.num_bytes
-            records = packet_to_records(packet)
-            messages.append(self._message(records, MessageType.TRAIN, self.node_of[order.site], deadline_s))
-        reports: list[Report] = []
-        bytes_up = 0
-        for reply in self._send_and_receive(messages, deadline_s):
-            if reply.has_error():
-                continue  # Flower's own failures carry free text: a missing report is what they mean
-            answer = self._packet_in(reply)
-            if answer is None:
-                continue
-            bytes_up += answer.num_bytes
-            report = self._of_its_sender(answer, reply.metadata.src_node_id)
-            if report is not None:
-                reports.append(report)
-        return Exchange(reports, bytes_down, bytes_up)
-
-    @staticmethod
-    def _packet_in(reply: Message) -> Packet | None:
-        try:
-            return packet_from_records(reply.content)
-        except WireError:
-            return None
-
-    def _of_its_sender(self, packet: Packet, node: int) -> Report | None:
-        """Return the report in ``packet``; None if it is none, or speaks for another site than its node is.
-
-        A site that spoke for another could spoil what is known of the other's ledger.
-        """
-        site = self._site_of.get(node)
-        if site is None:
-            return None
-        try:
-            report = report_from_packet(packet)
-        except WireError:
-            return None
-        if isinstance(report, FailureReport):
-            return FailureReport(site, report.code)  # the node may have failed before it knew its name
-        return report if report.site == site else None
-
-    def _find_sites(self, sites: Sequence[str], deadline_s: float) -> dict[str, int]:
-        give_up = time.monotonic() + deadline_s
-        known: dict[str, int] = {}
-        failed: set[int] = set()
-        ask_at: dict[int, float] = {}
-        while True:
-            now = time.monotonic()
-            new = [node for node in self.grid.get_node_ids() if ask_at.get(node, now) <= now]
-            ask_at |= dict.fromkeys(new, math.inf)
-            messages = [self._message(RecordDict(), HELLO, node, deadline_s) for node in new]
-            for reply in self._send_and_receive(messages, max(1.0, give_up - time.monotonic())):
-                node = reply.metadata.src_node_id
-                name = _name_in(reply)
-                if name is None:
-                    failed.add(node)  # its own log says why
-                    ask_at[node] = time.monotonic() + ASK_AGAIN_S
-                    continue
-                failed.discard(node)
-                if name not in sites:
-                    continue  # a stranger cannot stop those who were asked
-                if name in known:
-                    raise FederationError(f"two nodes call themselves {name}", "give each site its own name")
-                known[name] = node
-            missing = sorted(set(sites) - set(known))
-            if not missing:
-                return known
-            if time.monotonic() > give_up:
-                raise FederationError(
-                    f"sites not connected after {deadline_s:.0f} s: {', '.join(missing)}; "
-                    f"{len(failed)} nodes answered that they cannot",
-                    "start them, read the log of those that cannot, or edit federation.sites",
-                )
-            time.sleep(POLL_S)
-
-    def _message(self, records: RecordDict, kind: str, node: int, ttl_s: float) -> Message:
-        return Message(records, dst_node_id=node, message_type=kind, ttl=ttl_s + 60.0)
-
-    def _send_and_receive(self, messages: list[Message], deadline_s: float) -> list[Message]:
-        """Return the replies that came in time; Flower's own call polls only every 3 seconds."""
-        if not messages:
-            return []
-        waiting = set(self.grid.push_messages(messages))
-        give_up = time.monotonic() + deadline_s
-        replies: list[Message] = []
-        while waiting and time.monotonic() < give_up:
-            arrived = list(self.grid.pull_messages(sorted(waiting)))
-            replies.extend(arrived)
-            waiting -= {reply.metadata.reply_to_message_id for reply in arrived}
-            if waiting:
+            packet = self.seals.sealed(order_to_packet(order, deadline_s))
+            errands[order.site] = _Errand(packet, packet.read_as(OrderHeader).order_id)
+        while time.monotonic() < give_up and not all(errand.is_over for errand in errands.values()):
+            self._send_what_is_due(errands, give_up)
+            if not self._receive(errands):
                 time.sleep(POLL_S)
-        return replies
+        reports = [errand.report for errand in errands.values() if errand.report is not None]
+        return Exchange(reports, self._traffic.down, self._traffic.up)
+
+    def _send_what_is_due(self, errands: dict[str, _Errand], give_up: float) -> None:
+        now = time.monotonic()
+        for site, errand in errands.items():
+            if errand.message is not None and now > errand.lost_at:
+                _note_lost(errand)
+            if errand.is_over or errand.message is not None or errand.due > now:
+                continue
+            packet = errand.order if errand.whole else Packet.of(FollowUp(order_id=errand.order_id))
+            patience = min(ANSWER_S, give_up - now)
+            message = make_message(packet, MessageType.TRAIN, self.node_of[site], patience)
+            (errand.message,) = self.grid.push_messages([message])
+            errand.lost_at = now + patience
+            self._traffic.down += packet.num_bytes
+
+    def _receive(self, errands: dict[str, _Errand]) -> bool:
+        """Take what has arrived; return whether anything has."""
+        waiting = {e.message: (site, e) for site, e in errands.items() if e.message is not None}
+        if not waiting:
+            return False
+        arrived = list(self.grid.pull_messages(sorted(waiting)))
+        for reply in arrived:
+            site, errand = waiting[reply.metadata.reply_to_message_id]
+            errand.message = None
+            packet = packet_in(reply)
+            if packet is None:  # Flower's own failures carry free text, which says nothing of the order
+                _note_lost(errand)
+            else:
+                self._traffic.up += packet.num_bytes
+                self._take(site, errand, packet)
+        return bool(arrived)
+
+    def _take(self, site: str, errand: _Errand, packet: Packet) -> None:
+        """Take an answer; one that is not by the site it should be from is as good as none."""
+        try:
+            header = packet.read()
+            unsigned = isinstance(header, FailureHeader) and not header.order_id  # the courier's own word
+            if not unsigned:
+                self.seals.refuse_unsealed(packet, site)
+            report = None if isinstance(header, ProgressHeader) else report_from_packet(packet)
+            if isinstance(report, TrainReport) and report.site != site:
+                raise WireError("a report of another site", "give each site its own name")
+        except FedvoxError:
+            _note_lost(errand)
+            return
+        errand.lost = 0
+        if report is None:
+            errand.whole, errand.due = False, 0.0
+        elif isinstance(report, FailureReport) and report.code is ErrorCode.UNKNOWN:
+            errand.whole, errand.due = True, 0.0
+        elif isinstance(report, FailureReport) and report.code is ErrorCode.BUSY:
+            errand.due = time.monotonic() + ASK_AGAIN_S
+        elif isinstance(report, FailureReport):
+            errand.report = FailureReport(site, report.code)  # a node may fail before it knows its name
+        else:
+            errand.report = report
 
 
-def _name_in(reply: Message) -> str | None:
-    """Return the name that a node says, or None if it says none."""
+def _note_lost(errand: _Errand) -> None:
+    errand.message = None
+    errand.lost += 1
+    errand.whole = False
+    errand.due = time.monotonic() + ASK_AGAIN_S
+
+
+def make_message(packet: Packet, kind: str, node: int, patience_s: float) -> Message:
+    """Return a Flower message that is not delivered after ``patience_s`` seconds."""
+    return Message(packet_to_records(packet), dst_node_id=node, message_type=kind, ttl=max(1.0, patience_s))
+
+
+def packet_in(reply: Message) -> Packet | None:
+    """Return the packet in a reply, or None if there is none."""
     if reply.has_error():
         return None
     try:
-        return str(reply.content.config_records["site"]["name"])
-    except KeyError:
+        return packet_from_records(reply.content)
+    except FedvoxError:
         return None

@@ -24,14 +24,17 @@ from common.federation.headers import (
     Cancellation,
     FailureHeader,
     FollowUp,
+    Introduction,
     OrderHeader,
     ProgressHeader,
+    Question,
     header_from_bytes,
 )
 from common.federation.messages import FailureReport
 from common.federation.packet import Packet, sections_of
 from common.federation.packing import order_from_packet, report_to_packet
 from common.federation.sealing import sealed
+from common.release import release
 from common.seal import SealKey
 from common.study import Study
 
@@ -129,12 +132,18 @@ class Desk:
                 case Cancellation():
                     order_id = header.order_id
                     found = self._to_cancellation(packet, order_id)
+                case Question():
+                    found = self._introduction(header)
                 case _:
                     found = self.failure(order_id, ErrorCode.CONFIG)
         except Exception as error:
             logger.exception("refused")
             return self.failure(order_id, code_of(error))
         return self._waited_for(found, wait_s) if isinstance(found, Job) else found
+
+    def _introduction(self, question: Question) -> Packet:
+        introduction = Introduction(nonce=question.nonce, site=self.name, release=release())
+        return sealed(Packet.of(introduction), self._key)
 
     def failure(self, order_id: str, code: ErrorCode) -> Packet:
         """Return a sealed refusal."""

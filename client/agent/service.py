@@ -2,7 +2,7 @@
 
 Two methods, both plain bytes, so that no generated code stands between the socket and what is checked:
 
-    Hello    JSON: protocol, release and name of the site
+    Hello    JSON: protocol and release
     Answer   a packet in frames, answered by a packet in frames
 
 Nothing of a packet is received before its envelope was let through; then it is spooled to the disk.
@@ -96,7 +96,7 @@ class AgentService:
         self._server.wait_for_termination()
 
     def _hello(self, request: bytes, context: grpc.ServicerContext) -> bytes:  # noqa: ARG002
-        return json.dumps({"protocol": PROTOCOL, "release": release(), "site": self._desk.name}).encode()
+        return json.dumps({"protocol": PROTOCOL, "release": release()}).encode()
 
     def _answer(self, frames: Iterator[bytes], context: grpc.ServicerContext) -> Iterator[bytes]:  # noqa: ARG002
         try:

@@ -3,9 +3,11 @@
     coordinator  ->  site    OrderHeader     do this, on the sections that travel with it
                              FollowUp        how far is it? (no seal: it asks for nothing that is kept back)
                              Cancellation    stop it
+                             Question        who are you?
     site  ->  coordinator    ReportHeader    done; the update travels with it
                              FailureHeader   could not be done, by this code
                              ProgressHeader  not done yet
+                             Introduction    this site, sealed for the one who asked
 
 An order's identity is what it is about and nothing else: a coordinator that was restarted and asks for the
 same again, perhaps with a newer acknowledgement, has made the same order. JSON; no field holds free text.
@@ -26,6 +28,7 @@ PROTOCOL = 1
 
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 RunName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{0,64}$")]
+Release = Annotated[str, Field(pattern=r"^[0-9a-z.+-]{1,32}$")]
 Metric = Annotated[str, Field(pattern=r"^[a-z0-9_]{1,40}$")]
 
 
@@ -114,7 +117,7 @@ class ReportHeader(FrozenModel):
     seconds: NonNegativeFloat
     metrics: dict[Metric, float]
     ledger: LedgerLines | None
-    agent_version: Annotated[str, Field(pattern=r"^[0-9a-z.+-]{1,32}$")]
+    agent_version: Release
     parameters: Section
 
 
@@ -136,12 +139,43 @@ class ProgressHeader(FrozenModel):
     fraction: Annotated[float, Field(ge=0, le=1)]
 
 
-Header = OrderHeader | FollowUp | Cancellation | ReportHeader | FailureHeader | ProgressHeader
+class Question(FrozenModel):
+    """Asks a node which site it is.
+
+    Attributes:
+        nonce: Drawn for this question: an introduction that was overheard before is none.
+    """
+
+    kind: Literal["question"] = "question"
+    nonce: Digest
+
+
+class Introduction(FrozenModel):
+    """A site says its name."""
+
+    kind: Literal["introduction"] = "introduction"
+    nonce: Digest
+    site: SiteName
+    release: Release
+
+
+Header = (
+    OrderHeader
+    | FollowUp
+    | Cancellation
+    | Question
+    | ReportHeader
+    | FailureHeader
+    | ProgressHeader
+    | Introduction
+)
 Kind = TypeVar("Kind", bound=Header)
 _KINDS: dict[str, type[Header]] = {
     "order": OrderHeader,
     "follow-up": FollowUp,
     "cancellation": Cancellation,
+    "question": Question,
+    "introduction": Introduction,
     "report": ReportHeader,
     "failure": FailureHeader,
     "progress": ProgressHeader,

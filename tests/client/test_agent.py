@@ -24,6 +24,7 @@ from common.federation.headers import (
     FollowUp,
     OrderHeader,
     ProgressHeader,
+    Question,
     ReportHeader,
 )
 from common.federation.messages import TrainOrder, TrainReport
@@ -294,13 +295,16 @@ def test_a_real_site_answers_over_its_socket_as_it_does_in_process(tmp_path, sho
     service = AgentService(agent.desk, socket, None, tmp_path / "spool")
     link = AgentLink(socket)
     with pytest.raises(RunError, match="no agent answers"):
-        _ = link.name
+        link.answer(packet())
     service.start()
     try:
         assert socket.stat().st_mode & 0o777 == 0o660
         assert socket.parent.stat().st_mode & 0o777 == 0o750
         link = AgentLink(socket)
-        assert link.name == "a"
+        asked = Question(nonce="1" * 64)
+        said = link.answer(Packet.of(asked))
+        introduction = verified_header(said.header, said.seal, SITE.public)
+        assert (introduction.site, introduction.nonce) == ("a", asked.nonce)
         answer = link.answer(packet())
         verified_header(answer.header, answer.seal, SITE.public)
         report = report_from_packet(answer)
@@ -321,7 +325,7 @@ def test_an_agent_of_another_release_is_refused(tmp_path, short_folder, monkeypa
     service.start()
     try:
         with pytest.raises(VersionError, match=r"agent is fedvox 9\.9"):
-            _ = AgentLink(short_folder / "agent.sock").name
+            AgentLink(short_folder / "agent.sock").answer(packet())
     finally:
         service.stop()
 

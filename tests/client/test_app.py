@@ -5,8 +5,11 @@ import torch
 from flwr.app import Context, Message, RecordDict
 
 from client import app, simulated_desk
+from client.agent_link import AgentLink
 from common.errors import ErrorCode
+from common.federation.headers import FollowUp, Question
 from common.federation.messages import FailureReport, TrainOrder
+from common.federation.packet import Packet
 from common.federation.packing import order_to_packet, report_from_packet, report_to_packet
 from common.federation.stage import Stage
 from common.federation.wire import packet_from_records, packet_to_records
@@ -60,7 +63,8 @@ def test_a_node_without_a_site_answers_with_a_code(secret_site, handler, node_co
 
 def test_a_node_of_no_simulation_and_no_agent_answers_with_a_code(monkeypatch):
     monkeypatch.delenv(simulated_desk.SIMULATED_SITES_VARIABLE, raising=False)
-    reply = app.hello(message(), context({"partition-id": 0}))
+    asked = packet_to_records(Packet.of(Question(nonce="0" * 64)))
+    reply = app.hello(message(asked), context({"partition-id": 0}))
     assert answer_of(reply) == FailureReport("unknown", ErrorCode.INTERNAL)
 
 
@@ -83,10 +87,19 @@ def test_a_message_that_is_no_order_answers_with_a_code(secret_site, content):
 
 
 def test_a_simulated_node_says_its_name_without_opening_its_volumes(secret_site):
-    reply = app.hello(message(), context(secret_site))
-    assert reply.content.config_records["site"]["name"] == "a"
+    asked = Question(nonce="0" * 64)
+    reply = app.hello(message(packet_to_records(Packet.of(asked))), context(secret_site))
+    said = packet_from_records(reply.content).read()
+    assert (said.site, said.nonce) == ("a", asked.nonce)
+
+
+def test_a_simulated_node_holds_nothing_that_could_be_asked_after(secret_site):
+    asked = packet_to_records(Packet.of(FollowUp(order_id="0" * 64)))
+    assert answer_of(app.train(message(asked), context(secret_site))).code is ErrorCode.UNKNOWN
 
 
 def test_a_run_does_not_choose_where_a_node_carries_its_orders(secret_site, monkeypatch):
     asked = {"partition-id": 5, "agent-socket": "coordinator.sock"}
-    assert app._desk(context(secret_site, asked)).name == "a"
+    assert isinstance(app._desk(context(secret_site, asked)), simulated_desk.SimulatedDesk)
+    agents = app._desk(context({**secret_site, "agent-socket": "own.sock"}, asked))
+    assert isinstance(agents, AgentLink)

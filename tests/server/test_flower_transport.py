@@ -1,22 +1,46 @@
-"""Replies over Flower's grid: each node speaks for its own site and for no other."""
+"""Packets over Flower's grid: each node speaks for its own site, and lost messages lose no work."""
 
 import dataclasses
 
 import pytest
 import torch
-from flwr.app import Array, ArrayRecord, ConfigRecord, Message, RecordDict
+from flwr.app import Array, ArrayRecord, Message, RecordDict
 
 from common.errors import ErrorCode, FederationError
+from common.federation.headers import (
+    FailureHeader,
+    FollowUp,
+    Introduction,
+    OrderHeader,
+    ProgressHeader,
+    Question,
+)
 from common.federation.messages import FailureReport, TrainOrder, TrainReport
+from common.federation.packet import Packet
 from common.federation.packing import report_to_packet
+from common.federation.sealing import sealed, verified_header
 from common.federation.stage import Stage
-from common.federation.wire import packet_to_records
-from server.flower_transport import FlowerTransport
+from common.federation.wire import packet_from_records, packet_to_records
+from common.seal import SealKey
+from server import find_sites as finding
+from server import flower_transport
+from server.find_sites import find_sites
+from server.flower_transport import MOST_LOST, FlowerTransport
+from server.seals import NoSeals, StudySeals
 
 pytestmark = pytest.mark.usefixtures("flower_process")
 
 NODES = {"a": 11, "b": 12}
-UNABLE = packet_to_records(report_to_packet(FailureReport("unknown", ErrorCode.CONFIG), ""))
+COORDINATOR, STRANGER = SealKey.generate(), SealKey.generate()
+KEYS = {site: SealKey.generate() for site in NODES}
+SEALS = StudySeals(COORDINATOR, {site: key.public for site, key in KEYS.items()})
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch):
+    for module in (flower_transport, finding):
+        monkeypatch.setattr(module, "POLL_S", 0.001)
+        monkeypatch.setattr(module, "ASK_AGAIN_S", 0.01)
 
 
 @dataclasses.dataclass
@@ -29,122 +53,244 @@ class Metadata:
 class Reply:
     content: RecordDict
     metadata: Metadata
+    error: bool = False
 
     def has_error(self) -> bool:
-        return False
+        return self.error
 
 
 class FakeGrid:
-    """Nodes that say their names, and answer orders with what ``answers`` holds for each."""
+    """Nodes whose answer to a packet a function gives: a packet, records, None for an error, or "later"."""
 
-    def __init__(self, nodes=None, answers=None):
+    def __init__(self, answer, nodes=None):
         self.nodes = nodes or NODES
-        self.answers = answers or {}
-        self.sent: dict[str, Message] = {}
+        self.answer = answer
+        self.waiting: dict[str, Message] = {}
+        self.sent: list[Packet] = []
 
     def get_node_ids(self):
         return list(self.nodes.values())
 
     def push_messages(self, messages):
         names = [f"m{len(self.sent) + index}" for index in range(len(messages))]
-        self.sent |= dict(zip(names, messages, strict=True))
+        self.waiting |= dict(zip(names, messages, strict=True))
+        self.sent += [packet_from_records(message.content) for message in messages]
         return names
 
     def pull_messages(self, names):
-        return [self.reply(name, self.sent[name]) for name in names]
-
-    def reply(self, name, message):
-        node = message.metadata.dst_node_id
-        site = next(site for site, own in self.nodes.items() if own == node)
-        if message.metadata.message_type.startswith("query"):
-            content = self.answers.get("hello") or RecordDict({"site": ConfigRecord({"name": site})})
-        else:
-            content = packet_to_records(report_to_packet(self.answers[site], "f" * 64))
-        return Reply(content, Metadata(node, name))
+        replies = []
+        for name in names:
+            node = self.waiting[name].metadata.dst_node_id
+            site = next(site for site, own in self.nodes.items() if own == node)
+            answer = self.answer(site, packet_from_records(self.waiting[name].content))
+            if answer == "later":
+                continue
+            del self.waiting[name]
+            records = packet_to_records(answer) if isinstance(answer, Packet) else answer
+            replies.append(Reply(records or RecordDict(), Metadata(node, name), error=answer is None))
+        return replies
 
 
 def order(site):
-    return TrainOrder("d" * 64, site, Stage.CODEC, 1, {"w": torch.zeros(2)})
+    return TrainOrder("d" * 64, site, Stage.CODEC, 1, {"w": torch.zeros(2)}, run="run")
 
 
 def report(site):
     return TrainReport("d" * 64, site, Stage.CODEC, 1, {"w": torch.ones(2)}, 1, 0.5)
 
 
-def exchange(answers):
-    transport = FlowerTransport(FakeGrid(answers=answers), ("a", "b"), 5.0)
-    return transport.exchange([order("a"), order("b")], 5.0)
+def packed(site, asked, made=None, key=None):
+    header = asked.read()
+    order_id = header.order_id
+    return sealed(report_to_packet(made or report(site), order_id), key or KEYS[site])
 
 
-def test_each_site_s_report_arrives():
-    reports = exchange({"a": report("a"), "b": report("b")}).reports
-    assert [r.site for r in reports] == ["a", "b"]
+def exchange(answer, seals=SEALS, deadline_s=5.0):
+    grid = FakeGrid(answer)
+    return FlowerTransport(grid, NODES, seals).exchange([order("a"), order("b")], deadline_s), grid
 
 
-def test_a_node_that_speaks_for_another_site_is_not_heard():
-    reports = exchange({"a": report("b"), "b": report("b")}).reports
-    assert [r.site for r in reports] == ["b"]
+def test_each_site_s_report_arrives_and_bytes_are_counted():
+    found, grid = exchange(packed)
+    assert [r.site for r in found.reports] == ["a", "b"]
+    assert found.bytes_down == sum(packet.num_bytes for packet in grid.sent)
+    assert found.bytes_up > 0
+
+
+def test_orders_are_sealed_by_the_coordinator():
+    _, grid = exchange(packed)
+    for packet in grid.sent:
+        assert verified_header(packet.header, packet.seal, COORDINATOR.public) == packet.read()
+
+
+@pytest.mark.parametrize(
+    "forged",
+    [
+        lambda asked: packed("a", asked, key=STRANGER),
+        lambda asked: packed("a", asked, key=KEYS["b"]),
+        lambda asked: dataclasses.replace(packed("a", asked), seal=b""),
+        lambda asked: packed("a", asked, made=report("b")),
+        lambda asked: dataclasses.replace(packed("a", asked), sections={"parameters": b"altered"}),
+        lambda asked: Packet(b"nonsense"),
+        lambda asked: RecordDict(),
+        lambda asked: RecordDict(
+            {
+                **packet_to_records(packed("a", asked)),
+                "section.parameters": ArrayRecord(
+                    {"0": Array(dtype="uint8", shape=(7,), stype="numpy.ndarray", data=b"garbage")}
+                ),
+            }
+        ),
+        lambda asked: None,
+    ],
+)
+def test_what_a_site_did_not_say_is_not_heard_and_stops_nobody_else(forged):
+    found, grid = exchange(lambda site, asked: forged(asked) if site == "a" else packed(site, asked))
+    assert [r.site for r in found.reports] == ["b"]
+    assert len(grid.sent) == MOST_LOST + 1  # it was asked again before it was given up
+
+
+def test_a_message_that_is_lost_loses_no_work():
+    """The order arrives, its answer does not; the site has the report when it is asked after it."""
+    lost = {"a"}
+
+    def answer(site, asked):
+        if site in lost:
+            lost.discard(site)
+            return None
+        assert site != "a" or isinstance(asked.read(), FollowUp)
+        return packed(site, asked)
+
+    found, grid = exchange(answer)
+    assert [r.site for r in found.reports] == ["a", "b"]
+    assert [type(packet.read()) for packet in grid.sent].count(OrderHeader) == 2
+
+
+def test_an_order_that_never_arrived_is_sent_whole_again():
+    known = set()
+
+    def answer(site, asked):
+        header = asked.read()
+        if site == "b":
+            return packed(site, asked)
+        if not known:
+            known.add("lost")
+            return None
+        if isinstance(header, FollowUp) and "order" not in known:
+            refusal = FailureHeader(order_id=header.order_id, site=site, code=ErrorCode.UNKNOWN)
+            return sealed(Packet.of(refusal), KEYS[site])
+        known.add("order")
+        return packed(site, asked)
+
+    found, grid = exchange(answer)
+    assert [r.site for r in found.reports] == ["a", "b"]
+    orders = [p for p in grid.sent if isinstance(p.read(), OrderHeader) and p.read().site == "a"]
+    assert len(orders) == 2
+    assert orders[0] == orders[1]
+
+
+def test_a_long_order_is_asked_after_without_tensors():
+    asked_after = []
+
+    def answer(site, asked):
+        header = asked.read()
+        asked_after.append(header)
+        if len([h for h in asked_after if h.order_id == header.order_id]) < 4:
+            told = ProgressHeader(order_id=header.order_id, site=site, fraction=0.5)
+            return sealed(Packet.of(told), KEYS[site])
+        return packed(site, asked)
+
+    found, grid = exchange(answer)
+    assert [r.site for r in found.reports] == ["a", "b"]
+    assert [packet.num_bytes > 0 for packet in grid.sent] == [True] * 2 + [False] * 6
+
+
+def test_a_busy_site_is_asked_again_and_one_that_stays_silent_is_given_up_at_the_deadline():
+    busy = []
+
+    def answer(site, asked):
+        if site == "b":
+            return "later"
+        busy.append(site)
+        if len(busy) < MOST_LOST + 3:
+            refusal = FailureHeader(order_id=asked.read().order_id, site=site, code=ErrorCode.BUSY)
+            return sealed(Packet.of(refusal), KEYS[site])
+        return packed(site, asked)
+
+    found, _ = exchange(answer, deadline_s=0.5)
+    assert [r.site for r in found.reports] == ["a"]
 
 
 @pytest.mark.parametrize("claimed", ["a", "b", "unknown"])
 def test_a_failure_counts_for_the_node_that_sent_it(claimed):
-    answers = {"a": FailureReport(claimed, ErrorCode.BUDGET), "b": report("b")}
-    reports = exchange(answers).reports
+    """A courier that finds no agent says so in its own, unsealed words: that can only cost its own site."""
+
+    def answer(site, asked):
+        if site == "a":
+            return report_to_packet(FailureReport(claimed, ErrorCode.BUDGET), "")
+        return packed(site, asked)
+
+    reports = exchange(answer)[0].reports
     assert reports[0] == FailureReport("a", ErrorCode.BUDGET)
     assert [r.site for r in reports] == ["a", "b"]
 
 
-def test_a_node_that_cannot_say_its_name_is_counted_and_told_of():
-    grid = FakeGrid(answers={"hello": UNABLE})
-    with pytest.raises(FederationError, match=r"not connected .*: a, b; 2 nodes answered"):
-        FlowerTransport(grid, ("a", "b"), 0.1)
+def introduced(site, asked, key=None, **changes):
+    said = Introduction(nonce=asked.read().nonce, site=site, release="1").model_copy(update=changes)
+    return sealed(Packet.of(said), key or KEYS.get(site, STRANGER))
 
 
-def test_a_node_that_could_not_say_its_name_is_asked_again(monkeypatch):
-    monkeypatch.setattr("server.flower_transport.ASK_AGAIN_S", 0.05)
-    grid = FakeGrid(answers={"hello": UNABLE})
-    real = grid.pull_messages
-
-    def mended_later(names):
-        replies = real(names)
-        if len(grid.sent) > len(NODES):
-            grid.answers.pop("hello", None)
-        return replies
-
-    monkeypatch.setattr(grid, "pull_messages", mended_later)
-    assert FlowerTransport(grid, ("a", "b"), 5.0).node_of == NODES
+def test_sites_are_found_by_what_they_say_under_their_seal():
+    grid = FakeGrid(introduced, {**NODES, "stranger": 13})
+    assert find_sites(grid, ("a", "b"), 5.0, SEALS) == NODES
+    assert all(isinstance(packet.read(), Question) for packet in grid.sent)
+    assert len({packet.read().nonce for packet in grid.sent}) == 3
 
 
-def test_a_node_that_answers_something_else_to_the_question_for_its_name_is_counted():
-    grid = FakeGrid(answers={"hello": RecordDict({"site": ConfigRecord({"no": "name"})})})
-    with pytest.raises(FederationError, match="2 nodes answered that they cannot"):
-        FlowerTransport(grid, ("a", "b"), 0.1)
+def test_an_impostor_who_is_first_changes_nothing():
+    def answer(site, asked):
+        return introduced("a", asked, STRANGER) if site == "impostor" else introduced(site, asked)
+
+    assert find_sites(FakeGrid(answer, {"impostor": 9, **NODES}), ("a", "b"), 5.0, SEALS) == NODES
 
 
-def test_a_stranger_neither_takes_part_nor_stops_anybody():
-    grid = FakeGrid(nodes={**NODES, "stranger": 13, "z": 14})
-    assert FlowerTransport(grid, ("a", "b"), 5.0).node_of == NODES
+@pytest.mark.parametrize(
+    "unable",
+    [
+        lambda asked: introduced("a", asked, nonce="0" * 64),  # overheard before
+        lambda asked: Packet.of(FailureHeader(order_id="", site="unknown", code=ErrorCode.CONFIG)),
+        lambda asked: Packet(b"nonsense"),
+        lambda asked: RecordDict(),
+        lambda asked: None,
+    ],
+)
+def test_a_node_that_cannot_say_its_name_is_counted_told_of_and_asked_again(unable):
+    def answer(site, asked):
+        return unable(asked) if site == "a" else introduced(site, asked)
 
+    with pytest.raises(FederationError, match=r"not connected .*: a; 1 other nodes"):
+        find_sites(FakeGrid(answer), ("a", "b"), 0.1, SEALS)
+    asked_before = []
 
-def test_a_reply_that_is_no_packet_leaves_the_others_intact(monkeypatch):
-    grid = FakeGrid(answers={"a": report("a"), "b": report("b")})
-    real = grid.reply
+    def mended_later(site, asked):
+        asked_before.append(site)
+        return answer(site, asked) if asked_before.count("a") < 3 else introduced(site, asked)
 
-    def garbled(name, message):
-        reply = real(name, message)
-        if reply.metadata.src_node_id == NODES["a"] and "envelope" in reply.content:
-            pieces = ArrayRecord(
-                {"0": Array(dtype="uint8", shape=(9,), stype="numpy.ndarray", data=b"garbage")}
-            )
-            reply.content["section.parameters"] = pieces
-        return reply
-
-    monkeypatch.setattr(grid, "reply", garbled)
-    exchanged = FlowerTransport(grid, ("a", "b"), 5.0).exchange([order("a"), order("b")], 5.0)
-    assert [r.site for r in exchanged.reports] == ["b"]
+    assert find_sites(FakeGrid(mended_later), ("a", "b"), 5.0, SEALS) == NODES
 
 
 def test_two_nodes_of_one_name_are_refused():
-    grid = FakeGrid(answers={"hello": RecordDict({"site": ConfigRecord({"name": "a"})})})
+    grid = FakeGrid(lambda site, asked: introduced("a", asked))
     with pytest.raises(FederationError, match="two nodes call themselves a"):
-        FlowerTransport(grid, ("a", "b"), 0.1)
+        find_sites(grid, ("a", "b"), 0.1, SEALS)
+
+
+def test_a_simulation_needs_no_seals():
+    def answer(site, asked):
+        made = introduced(site, asked) if isinstance(asked.read(), Question) else packed(site, asked)
+        return dataclasses.replace(made, seal=b"")
+
+    assert find_sites(FakeGrid(answer), ("a", "b"), 5.0, NoSeals()) == NODES
+    found, grid = exchange(answer, seals=NoSeals())
+    assert [r.site for r in found.reports] == ["a", "b"]
+    assert all(packet.seal == b"" for packet in grid.sent)

@@ -1,0 +1,66 @@
+"""Whether packets come from whom they should: the coordinator's own seal, and the sites' known keys."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+from common.errors import SealError
+from common.federation.packet import Packet
+from common.federation.sealing import sealed, verified_header
+from common.seal import PublicSealKey, SealKey
+
+
+class Seals(Protocol):
+    """Seals what goes out, and tells whether a site sealed what came in."""
+
+    def sealed(self, packet: Packet) -> Packet:
+        """Return ``packet`` as it may go out."""
+        ...
+
+    def refuse_unsealed(self, packet: Packet, site: str) -> None:
+        """Return if ``packet`` is by ``site``.
+
+        Raises:
+            SealError: It is not.
+            WireError: It is no packet.
+        """
+        ...
+
+
+class NoSeals:
+    """For a simulation, whose ends are one process family on one machine: there is nobody to deceive."""
+
+    def sealed(self, packet: Packet) -> Packet:
+        """Return ``packet`` as it is."""
+        return packet
+
+    def refuse_unsealed(self, packet: Packet, site: str) -> None:
+        """Return."""
+
+
+@dataclass(frozen=True)
+class StudySeals:
+    """The keys of one study.
+
+    Attributes:
+        key: The coordinator's, which the sites have approved.
+        sites: Public key of each site, from its enrolment.
+    """
+
+    key: SealKey
+    sites: Mapping[str, PublicSealKey]
+
+    def sealed(self, packet: Packet) -> Packet:
+        """Return ``packet`` with the coordinator's seal."""
+        return sealed(packet, self.key)
+
+    def refuse_unsealed(self, packet: Packet, site: str) -> None:
+        """Return if ``packet`` is by ``site``.
+
+        Raises:
+            SealError: It is not, or the site is not enrolled.
+            WireError: It is no packet.
+        """
+        if site not in self.sites:
+            raise SealError(f"site {site} is not enrolled", "fedvox provision enrol")
+        verified_header(packet.header, packet.seal, self.sites[site])
