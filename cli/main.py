@@ -7,12 +7,14 @@ usage. A traceback is a bug.
 import sys
 
 import typer
+from rich.markup import escape
 
 from cli.console import err
 from cli.demo import demo
 from cli.evaluate import evaluate
 from cli.experiment import experiment_app
 from cli.privacy import privacy_app
+from cli.provision import provision_app
 from cli.site import site_app
 from cli.study import study_app
 from cli.synth import synth
@@ -32,6 +34,7 @@ app.command("synth")(synth)
 app.command("evaluate")(evaluate)
 app.add_typer(site_app, name="site")
 app.add_typer(privacy_app, name="privacy")
+app.add_typer(provision_app, name="provision")
 app.add_typer(experiment_app, name="experiment")
 
 
@@ -40,7 +43,7 @@ def run() -> None:
     try:
         app()
     except FedvoxError as error:
-        err.print("[bold red]error:[/]", str(error), soft_wrap=True, highlight=False, markup=True)
+        err.print("[bold red]error:[/]", escape(str(error)), soft_wrap=True, highlight=False, markup=True)
         sys.exit(1)
     except KeyboardInterrupt:
         err.print("[bold]stopped[/]; start the same command again to go on from the last finished round")

@@ -21,6 +21,12 @@ def check_admitted(config: SiteConfig, study: Study) -> None:
     Raises:
         PolicyError: It does not; the message says which line of site.yaml is why.
     """
+    if study.federation.quorum < config.policy.min_sites:
+        raise PolicyError(
+            f"study {study.name} goes on with {study.federation.quorum} sites, and this one asks for "
+            f"{config.policy.min_sites}",
+            "the coordinator must raise federation.min_sites",
+        )
     if study.privacy is None:
         if config.policy.refuses_studies_without_privacy:
             raise PolicyError(

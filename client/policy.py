@@ -12,7 +12,7 @@ With a ledger, the last line need not be written.
 from pathlib import Path
 from typing import Literal
 
-from pydantic import PositiveFloat, model_validator
+from pydantic import PositiveFloat, PositiveInt, model_validator
 
 from common.frozen import FrozenModel
 from common.privacy.plan import Delta
@@ -28,6 +28,7 @@ class Policy(FrozenModel):
             private study may run either.
         delta: Total delta of that.
         ledger: Folder of the site's one privacy ledger.
+        min_sites: Sites that a round must have at least: of one alone, the model is that site's own.
         mark: ``RESEARCH`` for experiments, whose epsilon is per run and covers no selection.
     """
 
@@ -35,6 +36,7 @@ class Policy(FrozenModel):
     epsilon: PositiveFloat | None = None
     delta: Delta = 1e-5
     ledger: Path | None = None
+    min_sites: PositiveInt = 1
     mark: Literal["", "RESEARCH"] = ""
 
     @model_validator(mode="after")

@@ -64,6 +64,18 @@ class Compute(FrozenModel):
         return self
 
 
+class AgentConfig(FrozenModel):
+    """Where the courier finds the agent.
+
+    Attributes:
+        socket: Path of the agent's socket; its folder is the agent's own.
+        group: Group of the courier's user.
+    """
+
+    socket: Path
+    group: str | None = None
+
+
 class SiteConfig(FrozenModel):
     """One hospital's side of a study.
 
@@ -79,6 +91,7 @@ class SiteConfig(FrozenModel):
         state: Folder for the site's own files; it holds data derived from patients.
         cache: Folder of preprocessed volumes; ``state``/cache if absent. May be deleted at any time.
         policy: What the site allows, whatever it is asked.
+        agent: Where its agent listens; only at a hospital of its own.
     """
 
     name: SiteName
@@ -90,6 +103,7 @@ class SiteConfig(FrozenModel):
     state: Path = Path("state")
     cache: Path | None = None
     policy: Policy = Policy()
+    agent: AgentConfig | None = None
 
     @model_validator(mode="after")
     def _selects_from_a_table(self) -> "SiteConfig":
@@ -125,4 +139,7 @@ def load_site_config(path: Path) -> SiteConfig:
     if config.policy.ledger is not None:
         ledger = folder / config.policy.ledger.expanduser()
         anchored["policy"] = config.policy.model_copy(update={"ledger": ledger})
+    if config.agent is not None:
+        socket = folder / config.agent.socket.expanduser()
+        anchored["agent"] = config.agent.model_copy(update={"socket": socket})
     return config.model_copy(update=anchored)

@@ -1,0 +1,114 @@
+"""`fedvox site install | approve | start`: a hospital joins a study, and its agent works for it."""
+
+import signal
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cli.console import err, out
+from client.admission import check_admitted
+from client.agent.desk import Desk
+from client.agent.gate import Gate
+from client.agent.order_book import OrderBook
+from client.agent.plain_words import changes, in_plain_words
+from client.agent.service import AgentService
+from client.approval import Approvals
+from client.installation import SITE_FILE, Installation, install
+from client.site import Site
+from client.site_config import SiteConfig, load_site_config
+from common.errors import ConfigError
+from common.kit import read_kit
+from common.study import Study, load_study
+
+SiteFile = Annotated[Path, typer.Argument(metavar="SITE", help="The site's YAML file.")]
+
+
+def install_kit(
+    kit_file: Annotated[Path, typer.Argument(metavar="KIT", help="What the coordinator sent.")],
+    fingerprint: Annotated[
+        str, typer.Option("--fingerprint", help="Of the kit, as the coordinator told it by telephone.")
+    ],
+    data: Annotated[Path, typer.Option("--data", help="Folder of the site's volumes.")],
+    patients: Annotated[
+        Path | None, typer.Option("--patients", help="CSV that says which file is of which patient.")
+    ] = None,
+    into: Annotated[Path, typer.Option("--into", help="Folder for the site's files.")] = Path("site"),
+) -> None:
+    """Make the site's own keys and settings from a start-up kit.
+
+    Example: [bold]fedvox site install north.kit --fingerprint 9f86d0... --data /data/mri[/]
+    """
+    kit, texts = read_kit(kit_file, fingerprint)
+    enrolment = install(into, kit, texts, data, patients)
+    out.print(f"complete {into / SITE_FILE}, and send {enrolment} to the coordinator", highlight=False)
+    out.print(
+        f"fingerprint of this site's signing key: {Installation(into).key.public.fingerprint}",
+        highlight=False,
+    )
+
+
+def approve(
+    site_file: SiteFile,
+    study_file: Annotated[
+        Path | None, typer.Argument(metavar="[STUDY]", help="The study; that of the kit by default.")
+    ] = None,
+    runs: Annotated[int, typer.Option("--runs", min=1, help="How often it may be begun anew.")] = 1,
+    yes: Annotated[bool, typer.Option("--yes", help="Approve without being asked.")] = False,
+) -> None:
+    """Say in plain words what a study would do with this site's patients, and sign that it may.
+
+    Example: [bold]fedvox site approve site/site.yaml[/]
+    """
+    installed = Installation(site_file.parent)
+    study = installed.study if study_file is None else load_study(study_file)
+    config = load_site_config(site_file)
+    approvals = Approvals(config.state / "approvals", installed.key.public)
+    for sentence in in_plain_words(study):
+        out.print(f"- {sentence}", highlight=False, markup=False)
+    for change in changes(study, approvals.all()):
+        out.print(f"[yellow]changed:[/] {change}", highlight=False)
+    check_admitted(config, study)
+    if not yes and not typer.confirm(f"Approve this study for {runs} runs?"):
+        err.print("not approved")
+        raise typer.Exit(1)
+    approvals.add(study, installed.coordinator, runs, installed.key)
+    out.print(f"approved: study {study.digest}", highlight=False)
+
+
+def start(site_file: SiteFile) -> None:
+    """Run the site's agent, which does the orders of approved studies, until it is stopped.
+
+    Example: [bold]fedvox site start site/site.yaml[/]
+    """
+    config = load_site_config(site_file)
+    installed = Installation(site_file.parent)
+    if config.agent is None:
+        raise ConfigError(f"{site_file} names no socket", "set agent: {socket: run/agent.sock}")
+    desk = Desk(
+        config.name,
+        Gate(config.name, Approvals(config.state / "approvals", installed.key.public)),
+        OrderBook(config.state / "orders"),
+        installed.key,
+        _Sites(config).of,
+    )
+    service = AgentService(desk, config.agent.socket, config.agent.group, config.state / "spool")
+    service.start()
+    signal.signal(signal.SIGTERM, lambda *_: service.stop())
+    signal.signal(signal.SIGINT, lambda *_: service.stop())
+    out.print(f"agent of {config.name} listens at {config.agent.socket}", highlight=False)
+    service.wait()
+
+
+class _Sites:
+    """Keeps the study's site that is open: its volumes and latents stay warm from order to order."""
+
+    def __init__(self, config: SiteConfig) -> None:
+        self._config = config
+        self._open: Site | None = None
+
+    def of(self, study: Study) -> Site:
+        """Return the site of a study."""
+        if self._open is None or self._open.study != study:
+            self._open = Site(self._config, study)
+        return self._open

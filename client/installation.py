@@ -1,0 +1,137 @@
+"""A site's installation: keys that are born here, the coordinator's public things, a file of settings.
+
+    site.yaml          settings, to be completed by the site's engineer
+    study.yaml         the study, to be read before `fedvox site approve`
+    keys/sign.key      Ed25519, seals reports; the agent's alone
+    keys/node.key      ECDSA P-384 in OpenSSH form, of the connection; the courier's alone
+    coordinator.json   address and public key; ca.crt: what its certificate is checked with
+    NAME.enrol         public keys, for the coordinator
+
+Private keys are 0600 and never leave.
+"""
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+import yaml
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    PublicFormat,
+)
+
+from common.artifact import OWNER_ONLY, write_bytes_atomic, write_text_atomic
+from common.errors import ConfigError
+from common.kit import Enrolment, Kit, write_enrolment
+from common.release import release
+from common.seal import PublicSealKey, SealKey
+from common.study import Study, load_study
+
+SIGN_KEY, NODE_KEY = "keys/sign.key", "keys/node.key"
+SITE_FILE, STUDY_FILE, COORDINATOR_FILE, AUTHORITY_FILE = (
+    "site.yaml",
+    "study.yaml",
+    "coordinator.json",
+    "ca.crt",
+)
+
+SITE_TEMPLATE = """\
+# What only {name} knows. Paths are meant from this file's folder.
+name: {name}
+data: {data}          # folder of NIfTI files
+{patients}state: state                # caches, orders, approvals; holds data derived from patients
+compute: {{device: cpu}}       # cuda for a GPU; threads: N limits the CPU
+agent: {{socket: run/agent.sock}}   # group: NAME lets the courier's user in
+policy:
+  min_sites: 2              # a study that would do with fewer sites is refused
+{privacy}"""
+PRIVATE_POLICY = """\
+  epsilon: {epsilon:g}                # most that all studies together may ever spend for one patient:
+  delta: {delta:g}              # ask your data protection officer, then fedvox site ledger create
+  ledger: ledger
+"""
+
+
+class Installation:
+    """The files of an installed site.
+
+    Args:
+        folder: The folder that `install` made.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        if not (folder / SIGN_KEY).is_file():
+            raise ConfigError(f"{folder} is no installed site", "fedvox site install KIT")
+
+    @property
+    def key(self) -> SealKey:
+        """What reports are sealed with."""
+        return SealKey.load(self.folder / SIGN_KEY)
+
+    @property
+    def study(self) -> Study:
+        """The study that came with the kit."""
+        return load_study(self.folder / STUDY_FILE)
+
+    @property
+    def coordinator(self) -> PublicSealKey:
+        """The coordinator's public key."""
+        return PublicSealKey.from_text(self._coordinator()["key"])
+
+    @property
+    def address(self) -> str:
+        """Host and port of the coordinator."""
+        return self._coordinator()["address"]
+
+    def _coordinator(self) -> dict[str, str]:
+        return dict(json.loads((self.folder / COORDINATOR_FILE).read_text(encoding="utf-8")))
+
+
+def install(folder: Path, kit: Kit, texts: Mapping[str, str], data: Path, patients: Path | None) -> Path:
+    """Make the site's files from its kit; return the enrolment's path.
+
+    Args:
+        folder: Where to; it must not hold a site yet.
+        kit: The kit, whose fingerprint was compared.
+        texts: What lay beside it.
+        data: The site's volumes.
+        patients: Its patient table.
+
+    Raises:
+        ConfigError: There is a site already.
+    """
+    if (folder / "keys").exists():
+        raise ConfigError(f"{folder} holds a site's keys", "choose another --into; keys are not replaced")
+    folder.mkdir(mode=OWNER_ONLY, parents=True, exist_ok=True)
+    (folder / "keys").mkdir(mode=OWNER_ONLY)
+    for name, text in texts.items():
+        write_text_atomic(folder / Path(name).name, text)
+    write_text_atomic(folder / AUTHORITY_FILE, kit.authority)
+    coordinator = {"address": kit.address, "key": kit.coordinator}
+    write_text_atomic(folder / COORDINATOR_FILE, json.dumps(coordinator, indent=1))
+    study = yaml.safe_dump(kit.study.model_dump(mode="json", exclude_none=True), sort_keys=False)
+    write_text_atomic(folder / STUDY_FILE, study)
+    write_text_atomic(folder / SITE_FILE, _site_text(kit, data.resolve(), patients))
+    node = ec.generate_private_key(ec.SECP384R1())
+    node_pem = node.private_bytes(Encoding.PEM, PrivateFormat.OpenSSH, NoEncryption())
+    write_bytes_atomic(folder / NODE_KEY, node_pem, 0o600)
+    public = node.public_key().public_bytes(Encoding.OpenSSH, PublicFormat.OpenSSH).decode()
+    key = SealKey.generate()
+    enrolment = Enrolment(site=kit.site, node_key=public, signing_key=key.public.text, release=release())
+    path = folder / f"{kit.site}.enrol"
+    write_enrolment(path, enrolment, key, kit.token)
+    key.save(folder / SIGN_KEY)  # last: with it the site is installed
+    os.sync()
+    return path
+
+
+def _site_text(kit: Kit, data: Path, patients: Path | None) -> str:
+    privacy = kit.study.privacy
+    table = f"patients: {patients.resolve()}\n" if patients is not None else ""
+    policy = "" if privacy is None else PRIVATE_POLICY.format(epsilon=privacy.epsilon, delta=privacy.delta)
+    return SITE_TEMPLATE.format(name=kit.site, data=data, patients=table, privacy=policy)

@@ -1,0 +1,31 @@
+"""What lies in a kit beside its keys: one page for the site's engineer."""
+
+from common.kit import Kit
+
+RUNBOOK = """\
+# {site}: joining the study "{study}"
+
+The coordinator is {address}. Only outbound connections to it are needed.
+
+1. Ask the coordinator by telephone for the fingerprint of this kit, and install it:
+
+       fedvox site install {site}.kit --fingerprint HEX --data /data/mri --into site
+
+2. Send `site/{site}.enrol` to the coordinator, and read the fingerprint that `install` printed to them by
+   telephone.
+3. Read what the study would do with your patients, and approve it:
+
+       fedvox site approve site/site.yaml
+
+4. Start the agent, which owns data, GPU and ledger, and the connection, which owns neither:
+
+       fedvox site start site/site.yaml
+       fedvox site connect site/site.yaml
+
+Keys were made on your machine and never leave it. Back up `site/keys`.
+"""
+
+
+def kit_texts(kit: Kit) -> dict[str, str]:
+    """Return the texts of a kit, by file name."""
+    return {"RUNBOOK.md": RUNBOOK.format(site=kit.site, study=kit.study.name, address=kit.address)}
