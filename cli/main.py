@@ -15,6 +15,7 @@ from cli.evaluate import evaluate
 from cli.experiment import experiment_app
 from cli.privacy import privacy_app
 from cli.provision import provision_app
+from cli.server import server_app
 from cli.site import site_app
 from cli.study import study_app
 from cli.synth import synth
@@ -32,6 +33,7 @@ app.command("demo")(demo)
 app.add_typer(study_app, name="study")
 app.command("synth")(synth)
 app.command("evaluate")(evaluate)
+app.add_typer(server_app, name="server")
 app.add_typer(site_app, name="site")
 app.add_typer(privacy_app, name="privacy")
 app.add_typer(provision_app, name="provision")

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from cli.console import out, print_json, table
-from cli.site_agent import approve, install_kit, start
+from cli.site_agent import approve, connect, install_kit, start
 from client.ledger_export import ledger_rows, ledger_summary, registry_entry
 from client.private.budget import Budget
 from client.private.ledger import Ledger
@@ -25,6 +25,7 @@ site_app.add_typer(ledger_app, name="ledger")
 site_app.command("install")(install_kit)
 site_app.command("approve")(approve)
 site_app.command("start")(start)
+site_app.command("connect")(connect)
 
 SiteFile = Annotated[Path, typer.Argument(metavar="SITE", help="The site's YAML file.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of text.")]

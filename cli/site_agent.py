@@ -20,6 +20,8 @@ from client.site_config import SiteConfig, load_site_config
 from common.errors import ConfigError
 from common.kit import read_kit
 from common.study import Study, load_study
+from deploy.processes import SUPERNODE_PORT, supernode
+from deploy.supervisor import keep_running
 
 SiteFile = Annotated[Path, typer.Argument(metavar="SITE", help="The site's YAML file.")]
 
@@ -98,6 +100,26 @@ def start(site_file: SiteFile) -> None:
     signal.signal(signal.SIGINT, lambda *_: service.stop())
     out.print(f"agent of {config.name} listens at {config.agent.socket}", highlight=False)
     service.wait()
+
+
+def connect(
+    site_file: SiteFile,
+    port: Annotated[int, typer.Option("--port", help="Loopback port of the connection's own interface.")] = (
+        SUPERNODE_PORT
+    ),
+) -> None:
+    """Connect to the coordinator and carry its orders to the agent, until it is stopped.
+
+    Runs no code but that of the installed release, whatever the coordinator ships.
+
+    Example: [bold]fedvox site connect site/site.yaml[/]
+    """
+    config = load_site_config(site_file)
+    folder = site_file.parent.resolve()
+    if config.agent is None:
+        raise ConfigError(f"{site_file} names no socket", "set agent: {socket: run/agent.sock}")
+    node = supernode(folder, Installation(folder).address, config.agent.socket, port)
+    keep_running({"connection": node}, lambda text: err.print(text, highlight=False))
 
 
 class _Sites:

@@ -8,13 +8,18 @@ from rich.markup import escape
 
 from cli.console import err, out, print_json, table
 from cli.live import live_view
-from common.errors import RunError
+from cli.provision import HOME, Home
+from cli.server import Port
+from cli.server_study import run_on_server
+from common.errors import ConfigError, RunError
+from deploy.processes import INTERNAL_PORT
 from experiments.finish_run import finish_run, test_datasets
 from experiments.overview import data_overview, run_status, study_overview
 from experiments.private_template import write_private_template
 from experiments.run_study import PreparedRun, open_run, resume_run, start_run
 from experiments.study_file import SimulationPlan, load_study_file
 from experiments.study_template import write_template
+from server.coordinator import Coordinator
 from server.events import EventLog
 from server.ledger_heads import LedgerHeads
 from server.run_folder import RunFolder
@@ -92,12 +97,19 @@ def check(
 @study_app.command("run")
 def run(
     study_file: StudyFile,
-    data: DataFolder,
+    data: Annotated[
+        Path | None, typer.Option("--data", help="Folder of volumes, or of one folder per site.")
+    ] = None,
     name: Annotated[
         str | None, typer.Option("--name", help="Name of the run; the study's by default.")
     ] = None,
     runs: Runs = Path("runs"),
     device: Device = "cpu",
+    server: Annotated[
+        bool, typer.Option("--server", help="With the sites that are connected to this host's server.")
+    ] = False,
+    home: Home = HOME,
+    port: Port = INTERNAL_PORT,
     start_from: Annotated[
         Path | None,
         typer.Option("--start-from", help="Run of the public model, for a study with a privacy section."),
@@ -107,9 +119,16 @@ def run(
     """Run a study with all its sites on this machine, or go on with an interrupted run of it.
 
     Example: [bold]fedvox study run study.yaml --data /data/breast-mri[/]
+
+    Example: [bold]fedvox study run study.yaml --server[/]
     """
     study, plan = load_study_file(study_file)
     folder = runs / (name or study.name)
+    if server:
+        run_on_server(study, Coordinator(home), folder, port, start_from, json)
+        return
+    if data is None:
+        raise ConfigError("no data given", "--data FOLDER for sites on this machine, or --server")
     prepared = open_run(study, plan, data, folder, device, start_from)
     with live_view(prepared.run, study, enabled=not json):
         start_run(prepared)

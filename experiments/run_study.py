@@ -13,9 +13,9 @@ from common.study import Study
 from experiments.simulate import Workers, check_sites, create_ledgers, simulate, site_configs
 from experiments.study_file import SimulationPlan
 from server.checkpoint import CheckpointStore
-from server.public_model import refuse_other_meaning
+from server.public_model import opening_state
 from server.run_folder import RUN_FILE, RunFolder
-from server.state import GlobalState, is_finished, start_from_public
+from server.state import is_finished
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ def open_run(
     """
     if (folder / RUN_FILE).exists():
         return _opened(_reopen(study, folder, data_must_lie_in=data), start_from)
-    _opening_state(study, start_from)  # refused before anything is written
+    opening_state(study, start_from)  # refused before anything is written
     workers = Workers.for_machine(len(study.federation.sites))
     compute = Compute(device=device, threads=workers.threads)
     configs = site_configs(study, plan, data, folder / "sites", compute)
@@ -70,28 +70,10 @@ def _opened(prepared: PreparedRun, start_from: Path | None) -> PreparedRun:
     """Give a private run that has no checkpoint yet its public model and its ledgers."""
     store = CheckpointStore(prepared.run.checkpoints, prepared.study.digest)
     if prepared.study.privacy is not None and store.load_newest() is None:
-        opening = _opening_state(prepared.study, start_from)
+        opening = opening_state(prepared.study, start_from)
         create_ledgers(prepared.configs)
         store.save(opening)
     return prepared
-
-
-def _opening_state(study: Study, start_from: Path | None) -> GlobalState | None:
-    """Return the state that a private study opens with; None if the study starts from nothing."""
-    if start_from is None:
-        if study.privacy is not None:
-            raise RunError("a private study starts from a public model", "name its run: --start-from RUN")
-        return None
-    if study.privacy is None:
-        raise RunError("--start-from is for studies with a privacy section", "leave it out")
-    public = RunFolder.open(start_from)
-    state = CheckpointStore(public.checkpoints, public.study().digest).load_newest()
-    if state is None or not is_finished(state, public.study()):
-        raise RunError(f"{start_from} is not finished", "finish it: fedvox study resume --run ...")
-    if public.study().privacy is not None:
-        raise RunError(f"{start_from} was trained on patients", "start from a model of public volumes")
-    refuse_other_meaning(public.study(), study)
-    return start_from_public(state, study)
 
 
 def resume_run(folder: Path) -> PreparedRun:

@@ -11,11 +11,12 @@ from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
 from common.errors import RunError
+from server.coordinator import Coordinator
 from server.find_sites import find_sites
 from server.flower_transport import FlowerTransport
 from server.rounds import RunRecords, run_study
 from server.run_folder import RunFolder
-from server.seals import NoSeals
+from server.seals import NoSeals, Seals, StudySeals
 
 RUN_FOLDER_VARIABLE = "FEDVOX_RUN_FOLDER"
 CONNECT_DEADLINE_S = 600.0
@@ -28,10 +29,19 @@ def main(grid: Grid, context: Context) -> None:
     """Run or resume the study of the run folder."""
     run = RunFolder.open(_run_folder(context))
     study = run.study()
-    seals = NoSeals()
+    seals = _seals(context)
     node_of = find_sites(grid, study.federation.sites, CONNECT_DEADLINE_S, seals)
     transport = FlowerTransport(grid, node_of, seals)
     run_study(study, transport, RunRecords.of(run))
+
+
+def _seals(context: Context) -> Seals:
+    """Return the keys of the coordinator whose run it is; a simulation has none."""
+    folder = context.run_config.get("coordinator")
+    if not folder:
+        return NoSeals()
+    coordinator = Coordinator(Path(str(folder)))
+    return StudySeals(coordinator.key, coordinator.keys())
 
 
 def _run_folder(context: Context) -> Path:

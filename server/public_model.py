@@ -4,10 +4,14 @@ Equal names and shapes of tensors are not enough: a network that predicts noise,
 are others, would be trained on at the price of patients' privacy and yield nothing.
 """
 
+from pathlib import Path
 from typing import Any
 
 from common.errors import RunError
 from common.study import Study
+from server.checkpoint import CheckpointStore
+from server.run_folder import RunFolder
+from server.state import GlobalState, is_finished, start_from_public
 
 _NO_MATTER_OF_MEANING = {
     "codec": {
@@ -19,6 +23,32 @@ _NO_MATTER_OF_MEANING = {
     },
     "diffusion": {"sampler", "ema_decay", "time_distribution"},
 }
+
+
+def opening_state(study: Study, start_from: Path | None) -> GlobalState | None:
+    """Return the state that a private study opens with; None if the study starts from nothing.
+
+    Args:
+        study: The study.
+        start_from: Run folder of the public model.
+
+    Raises:
+        RunError: The study needs a public model and has none, or this is not the one that it names.
+    """
+    if start_from is None:
+        if study.privacy is not None:
+            raise RunError("a private study starts from a public model", "name its run: --start-from RUN")
+        return None
+    if study.privacy is None:
+        raise RunError("--start-from is for studies with a privacy section", "leave it out")
+    public = RunFolder.open(start_from)
+    state = CheckpointStore(public.checkpoints, public.study().digest).load_newest()
+    if state is None or not is_finished(state, public.study()):
+        raise RunError(f"{start_from} is not finished", "finish it: fedvox study resume --run ...")
+    if public.study().privacy is not None:
+        raise RunError(f"{start_from} was trained on patients", "start from a model of public volumes")
+    refuse_other_meaning(public.study(), study)
+    return start_from_public(state, study)
 
 
 def refuse_other_meaning(public: Study, study: Study) -> None:

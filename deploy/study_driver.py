@@ -1,0 +1,83 @@
+"""Drives a study over the coordinator's own Flower server: on its host, where alone runs can be submitted."""
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from common.errors import RunError
+from common.seal import SealKey
+from common.study import Study
+from deploy.flower_command import FlowerCommand
+from server.checkpoint import CheckpointStore
+from server.coordinator import Coordinator
+from server.events import EventLog
+from server.public_model import opening_state
+from server.run_folder import RunFolder
+from server.state import is_finished
+
+POLL_S = 1.0
+MOST_RESTARTS = 3
+OVER = "finished"
+
+Say = Callable[[str], None]
+
+
+def open_server_run(coordinator: Coordinator, folder: Path, start_from: Path | None) -> RunFolder:
+    """Return the folder of a run of the coordinator's study: a new one, or one to go on with.
+
+    Raises:
+        RunError: It holds another run, a site is not enrolled, or the public model is not the study's.
+    """
+    study = coordinator.study
+    missing = sorted(set(study.federation.sites) - coordinator.keys().keys())
+    if missing:
+        raise RunError(f"not enrolled: {', '.join(missing)}", "fedvox provision enrol SITE.enrol")
+    opening = opening_state(study, start_from) if _needs_opening(study, folder) else None
+    run = RunFolder.create_or_resume(folder, study, {"coordinator": coordinator.key.public.fingerprint})
+    if opening is not None:
+        CheckpointStore(run.checkpoints, study.digest).save(opening)
+    return run
+
+
+def _needs_opening(study: Study, folder: Path) -> bool:
+    """Return whether a private run has no checkpoint to go on from yet."""
+    if study.privacy is None:
+        return False
+    return CheckpointStore(RunFolder(folder).checkpoints, study.digest).load_newest() is None
+
+
+def drive(coordinator: Coordinator, run: RunFolder, port: int, say: Say) -> None:
+    """Run the study to its end.
+
+    A driver that dies is started again from the newest checkpoint, at most `MOST_RESTARTS` times.
+
+    Raises:
+        RunError: Flower's server does not answer, or the study did not come to its end.
+    """
+    flower = FlowerCommand(coordinator, port)
+    flower.register_sites()
+    store = CheckpointStore(run.checkpoints, coordinator.study.digest)
+    for attempt in range(MOST_RESTARTS + 1):
+        if attempt:
+            say(f"the driver stopped; started again from the newest checkpoint, {attempt} of {MOST_RESTARTS}")
+            EventLog(run.events).append("driver_restarted", attempt=attempt)
+        status = _run_to_its_end(flower, run)
+        state = store.load_newest()
+        if state is not None and is_finished(state, coordinator.study):
+            return
+    raise RunError(f"the study did not finish: {status}", f"see {run.events} and the executor's log")
+
+
+def _run_to_its_end(flower: FlowerCommand, run: RunFolder) -> str:
+    """Submit the study and wait until Flower calls the run over; return in which state."""
+    identifier = flower.submit(run.path)
+    while not (status := flower.status(identifier)).startswith(OVER):
+        time.sleep(POLL_S)
+    return status
+
+
+def sealed_manifest(manifest: Path, key: SealKey) -> Path:
+    """Write the coordinator's seal beside a manifest; return its path."""
+    path = manifest.with_suffix(".seal")
+    path.write_text(key.sign("manifest", manifest.read_bytes()).hex() + "\n", encoding="utf-8")
+    return path
