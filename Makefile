@@ -7,7 +7,7 @@ export FLWR_TELEMETRY_ENABLED := 0
 export FLWR_DISABLE_UPDATE_CHECK := 1
 export FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION := 1
 
-.PHONY: demo test test-all check format mutants bench install install-test clean
+.PHONY: demo e2e test test-all check format mutants bench install install-test clean
 
 demo: $(VENV)/.installed
 	$(BIN)/fedvox demo
@@ -29,10 +29,10 @@ $(VENV)/.installed-test: $(VENV)/.installed
 
 # One torch thread per worker: two workers share two cores without fighting.
 test: $(VENV)/.installed-test
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile -m "not slow"
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile -m "not slow and not hospitals"
 
 test-all: $(VENV)/.installed-test
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile -m "not hospitals"
 
 check: $(VENV)/.installed-test
 	$(BIN)/ruff check .
@@ -43,6 +43,10 @@ check: $(VENV)/.installed-test
 format: $(VENV)/.installed-test
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+# Coordinator and sites as hosts of their own, in network namespaces: needs root, nginx and iproute2.
+e2e: $(VENV)/.installed-test
+	$(BIN)/pytest -m hospitals -s tests/e2e/test_hospitals.py
 
 # Plants known privacy bugs and fails if the tests miss one: some minutes.
 mutants: $(VENV)/.installed-test

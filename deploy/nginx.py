@@ -28,6 +28,8 @@ http {{
     ssl_certificate_key {home}/server.key;
     ssl_protocols TLSv1.2 TLSv1.3;
     client_max_body_size {largest};
+    client_body_buffer_size {largest};
+    proxy_max_temp_file_size 0;
     client_header_timeout 10s;
     client_body_timeout 30s;
     send_timeout 60s;

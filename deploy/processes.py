@@ -77,7 +77,7 @@ def executor(coordinator: Coordinator, port: int) -> Process:
 
 def proxy(coordinator: Coordinator, port: int) -> Process:
     """Return nginx, which lets sites reach what they need and nothing else."""
-    home = coordinator.folder
+    home = coordinator.folder.resolve()
     config = home / "nginx.conf"
     write_text_atomic(config, nginx_config(home, coordinator.address, port))
     words = ("nginx", "-e", "stderr", "-p", str(home), "-c", str(config))

@@ -16,6 +16,8 @@ from server.run_folder import RunFolder
 from server.state import is_finished
 
 POLL_S = 1.0
+ASK_AGAIN_S = 3.0
+SERVER_UP_S = 60.0
 MOST_RESTARTS = 3
 OVER = "finished"
 
@@ -55,7 +57,7 @@ def drive(coordinator: Coordinator, run: RunFolder, port: int, say: Say) -> None
         RunError: Flower's server does not answer, or the study did not come to its end.
     """
     flower = FlowerCommand(coordinator, port)
-    flower.register_sites()
+    _wait_for_server(flower, say)
     store = CheckpointStore(run.checkpoints, coordinator.study.digest)
     for attempt in range(MOST_RESTARTS + 1):
         if attempt:
@@ -66,6 +68,21 @@ def drive(coordinator: Coordinator, run: RunFolder, port: int, say: Say) -> None
         if state is not None and is_finished(state, coordinator.study):
             return
     raise RunError(f"the study did not finish: {status}", f"see {run.events} and the executor's log")
+
+
+def _wait_for_server(flower: FlowerCommand, say: Say) -> None:
+    """Return once the sites are registered; a server that was just started takes some seconds."""
+    give_up = time.monotonic() + SERVER_UP_S
+    while True:
+        try:
+            flower.register_sites()
+        except RunError as error:
+            if time.monotonic() > give_up:
+                raise
+            say(f"waiting for the server: {error.message}")
+            time.sleep(ASK_AGAIN_S)
+        else:
+            return
 
 
 def _run_to_its_end(flower: FlowerCommand, run: RunFolder) -> str:
