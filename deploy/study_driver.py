@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from common.artifact import write_text_atomic
 from common.errors import RunError
 from common.seal import SealKey
 from common.study import Study
@@ -19,7 +20,8 @@ POLL_S = 1.0
 ASK_AGAIN_S = 3.0
 SERVER_UP_S = 60.0
 MOST_RESTARTS = 3
-OVER = "finished"
+OVER, UNKNOWN = "finished", "unknown"
+DRIVER = "driver"  # file with Flower's identifier of the run's driver
 
 Say = Callable[[str], None]
 
@@ -86,8 +88,12 @@ def _wait_for_server(flower: FlowerCommand, say: Say) -> None:
 
 
 def _run_to_its_end(flower: FlowerCommand, run: RunFolder) -> str:
-    """Submit the study and wait until Flower calls the run over; return in which state."""
-    identifier = flower.submit(run.path)
+    """Wait until Flower calls the run over, submitted if it is not running; return in which state."""
+    noted = run.path / DRIVER
+    identifier = noted.read_text(encoding="utf-8").strip() if noted.is_file() else ""
+    if not identifier or flower.status(identifier).startswith((OVER, UNKNOWN)):
+        identifier = flower.submit(run.path)
+        write_text_atomic(noted, identifier + "\n")  # whoever drives next goes on with this one
     while not (status := flower.status(identifier)).startswith(OVER):
         time.sleep(POLL_S)
     return status

@@ -30,9 +30,10 @@ def main(grid: Grid, context: Context) -> None:
     run = RunFolder.open(_run_folder(context))
     study = run.study()
     seals = _seals(context)
-    node_of = find_sites(grid, study.federation.sites, CONNECT_DEADLINE_S, seals)
-    transport = FlowerTransport(grid, node_of, seals)
-    run_study(study, transport, RunRecords.of(run))
+    with run.driven_by_one():
+        node_of = find_sites(grid, study.federation.sites, CONNECT_DEADLINE_S, seals)
+        transport = FlowerTransport(grid, node_of, seals)
+        run_study(study, transport, RunRecords.of(run))
 
 
 def _seals(context: Context) -> Seals:

@@ -11,11 +11,14 @@ runs/NAME/
   report.html, metrics.json, montages/, tensorboard/
 """
 
+import fcntl
 import importlib.metadata
 import json
 import platform
 import secrets
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -135,6 +138,22 @@ class RunFolder:
     def identifier(self) -> str:
         """What tells this run from all others; drawn when it was made."""
         return str(self.record()["run"])
+
+    @contextmanager
+    def driven_by_one(self) -> Iterator[None]:
+        """Keep other drivers off the run for the block.
+
+        Raises:
+            RunError: Another process drives it.
+        """
+        with (self.path / ".driver.lock").open("w") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                raise RunError(
+                    f"{self.path} is driven by another process", "wait for it, or stop it"
+                ) from None
+            yield
 
     @property
     def mark(self) -> str:

@@ -1,41 +1,98 @@
-"""Coordinator and sites as separate processes over TLS on this machine: the runbook, one study."""
+"""docs/hospitals.md as it stands, on this machine: separate processes over TLS, one study, to its end."""
 
+import hashlib
 import json
+import re
+import shlex
+from pathlib import Path
 
 import pytest
+import yaml
 
-from common.seal import PublicSealKey
 from deploy.authority import days_left
 from server.coordinator import Coordinator
 from tests.e2e.hosts import Deployment
 from tests.small_federation import small_study, write_volumes
 
+PAGE = Path(__file__).parents[2] / "docs" / "hospitals.md"
+SITES = ("north", "south")
 SHORT = {"rounds": 1, "local_steps": 2, "batch_size": 2}
+MOST_COMMANDS = 12
 
 
-@pytest.fixture(scope="module")
-def deployment(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("deployment")
+def commands():
+    """The page's commands, in order."""
+    lines = re.findall(r"^ {4}(fedvox .*)$", PAGE.read_text(), re.MULTILINE)
+    return [shlex.split(line)[1:] for line in lines]
+
+
+def test_a_newcomer_needs_few_commands():
+    assert 5 < len(commands()) <= MOST_COMMANDS
+
+
+def smaller_study():
     study = small_study(
-        ("north", "south"),
+        SITES,
         codec__training=SHORT,
         diffusion__training=SHORT,
         codec__model__discriminator=None,
+        name="study",
     )
-    for seed, site in enumerate(study.federation.sites):
+    return study.model_dump(mode="json", exclude_none=True)
+
+
+def at_each_site(words):
+    """The command of site north for every site."""
+    return [[word.replace("north", site) for word in words] for site in SITES]
+
+
+@pytest.fixture(scope="module")
+def followed(tmp_path_factory):
+    """Somebody who follows the page; the study is made smaller once it is written."""
+    folder = tmp_path_factory.mktemp("hospitals")
+    for seed, site in enumerate(SITES):
         write_volumes(folder / "data" / site, 3, seed)
-    made = Deployment(folder, study.model_dump(mode="json", exclude_none=True))
-    made.provision()
-    made.start_all()
-    yield made
-    made.stop()
+    made = Deployment(folder, smaller_study())
+    try:
+        for words in commands():
+            follow(made, [word.replace("/data/", "data/") for word in words])
+        yield made
+    finally:
+        made.stop()
 
 
-def test_a_study_of_separate_processes_ends_in_volumes_with_a_sealed_manifest(deployment):
-    deployment.run_study()
-    deployment.finished()
-    events = [json.loads(line) for line in deployment.events().splitlines()]
-    assert [e["event"] for e in events if e["event"] != "site_failed"] == [
+def follow(made, words):
+    """Do one command, at the host or hosts it is for."""
+    if words[0] == "site":
+        for own, site in zip(at_each_site(words), SITES, strict=True):
+            follow_at_site(made, site, own)
+    elif words[:2] == ["server", "start"]:
+        made.start("coordinator", "server", *words, "--no-proxy", "--port", made.port)
+    elif words[:2] == ["study", "run"]:
+        made.start("coordinator", "study", *words, "--port", made.port)
+        made.finished()
+    else:
+        made.fedvox("coordinator", *[made.address if ":" in word else word for word in words])
+    if words[:2] == ["study", "init"]:
+        (made.folder / "study.yaml").write_text(yaml.safe_dump(made.study))
+
+
+def follow_at_site(made, site, words):
+    verb = words[1]
+    if verb == "install":
+        fingerprint = hashlib.sha256((made.folder / words[2]).read_bytes()).hexdigest()
+        made.fedvox(site, *[fingerprint if word == "FINGERPRINT" else word for word in words])
+    elif verb == "approve":
+        made.fedvox(site, *words, "--yes")
+    elif verb == "start":
+        made.start(site, f"{site}-agent", *words)
+    else:
+        made.start(site, f"{site}-connection", *words, "--port", 19094 + SITES.index(site))
+
+
+def test_following_the_page_ends_in_volumes_with_a_sealed_manifest(followed):
+    events = [json.loads(line) for line in followed.events().splitlines()]
+    assert [e["event"] for e in events] == [
         "run_started",
         "round_finished",
         "stage_finished",
@@ -43,12 +100,12 @@ def test_a_study_of_separate_processes_ends_in_volumes_with_a_sealed_manifest(de
         "stage_finished",
         "run_finished",
     ]
-    assert all(set(e["sites"]) == {"north", "south"} for e in events if e["event"] == "round_finished")
-    folder = deployment.folder / "runs" / "small" / "synthetic"
+    assert all(set(e["sites"]) == set(SITES) for e in events if e["event"] == "round_finished")
+    folder = followed.folder / "runs" / "study" / "synthetic"
     manifest = (folder / "manifest.json").read_bytes()
     assert len(json.loads(manifest)["volumes"]) == 32
-    key: PublicSealKey = Coordinator(deployment.folder / "coordinator").key.public
+    key = Coordinator(followed.folder / "coordinator").key.public
     key.verify("manifest", manifest, bytes.fromhex((folder / "manifest.seal").read_text()))
-    assert days_left(deployment.folder / "coordinator" / "server.crt") > 89
-    for log in deployment.folder.glob("*-agent.log"):
+    assert days_left(followed.folder / "coordinator" / "server.crt") > 89
+    for log in followed.folder.glob("*-agent.log"):
         assert "refused" not in log.read_text()

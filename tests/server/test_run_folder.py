@@ -49,3 +49,15 @@ def test_another_study_or_other_data_is_refused(tmp_path):
         make(tmp_path / "run", seed=99)
     with pytest.raises(RunError, match="other data"):
         RunFolder.create_or_resume(tmp_path / "run", small_study(), {"sites": {"a": "2"}})
+
+
+def test_a_run_has_one_driver_at_a_time(tmp_path):
+    run = RunFolder.create_or_resume(tmp_path / "run", small_study(), {})
+    with (
+        run.driven_by_one(),
+        pytest.raises(RunError, match="driven by another process"),
+        run.driven_by_one(),
+    ):
+        pass
+    with run.driven_by_one():
+        pass

@@ -1,0 +1,156 @@
+"""What keeps a coordinator's code and ports away from hospitals: the guarded bundle, the proxy, the flags."""
+
+import dataclasses
+import hashlib
+import importlib
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import yaml
+from flwr.cli.build import build_fab_from_disk
+
+from deploy.app_bundle import bundle_files, bundle_hash, write_bundle
+from deploy.guarded_supernode import GuardError, guard
+from deploy.nginx import nginx_config
+from deploy.processes import executor, superlink, supernode
+from server.coordinator import Coordinator
+from tests.small_federation import small_study
+
+SITES = ("north", "south")
+
+
+@pytest.fixture
+def coordinator(tmp_path):
+    text = yaml.safe_dump(small_study(SITES).model_dump(mode="json", exclude_none=True))
+    return Coordinator.create(tmp_path / "coordinator", text, "fed.example.org:443")
+
+
+def test_the_bundle_is_the_same_bytes_wherever_it_is_packed_and_holds_no_more_than_code(tmp_path):
+    write_bundle(tmp_path / "fedvox")
+    assert hashlib.sha256(build_fab_from_disk(tmp_path / "fedvox")).hexdigest() == bundle_hash()
+    suffixes = {Path(name).suffix for name in bundle_files()}
+    assert suffixes == {".py", ".toml"}
+    assert {name.split("/")[0] for name in bundle_files()} == {"common", "client", "server", "pyproject.toml"}
+
+
+def test_one_changed_byte_of_code_is_another_bundle(tmp_path):
+    write_bundle(tmp_path / "fedvox")
+    path = tmp_path / "fedvox" / "client" / "app.py"
+    path.write_text(path.read_text() + "\n")
+    assert hashlib.sha256(build_fab_from_disk(tmp_path / "fedvox")).hexdigest() != bundle_hash()
+
+
+@dataclasses.dataclass(frozen=True)
+class Fab:
+    content: bytes
+    verifications: dict
+
+
+@pytest.fixture
+def flower(monkeypatch):
+    """Flower's modules with a connection that hands out whatever the test asks for."""
+    inside = importlib.import_module("flwr.supernode.start_client_internal")
+    command = importlib.import_module("flwr.supernode.cli.flower_supernode")
+    started = {}
+
+    class Connection:
+        def __enter__(self):
+            return (1, None, None, None, lambda fab_hash, run_id: Fab(b"app", {}), None, None, None)
+
+        def __exit__(self, *_):
+            return False
+
+    monkeypatch.setattr(inside, "http_request_response", lambda *words, **options: Connection())
+    monkeypatch.setattr(inside, "_verify_fab", inside._verify_fab)
+    monkeypatch.setattr(command, "start_client_internal", lambda **options: started.update(options))
+    return SimpleNamespace(inside=inside, command=command, started=started)
+
+
+def test_an_app_whose_hash_is_not_allowed_is_not_run(flower):
+    guard({hashlib.sha256(b"app").hexdigest()})
+    with flower.inside.http_request_response() as opened:
+        fab = opened[4]("hash", 7)
+    assert fab.verifications["valid_license"]  # Flower asks for it before it asks whether the app is verified
+    assert flower.inside._verify_fab(fab, {"site": "allow-list"})
+    assert not flower.inside._verify_fab(Fab(b"app changed", fab.verifications), {"site": "allow-list"})
+    flower.command.start_client_internal(trusted_entities=None)
+    assert flower.started["trusted_entities"]  # or Flower would verify nothing
+
+
+@pytest.mark.parametrize("missing", ["http_request_response", "_verify_fab"])
+def test_a_flower_with_another_inside_starts_nothing(flower, monkeypatch, missing):
+    monkeypatch.delattr(flower.inside, missing)
+    with pytest.raises(GuardError, match=missing):
+        guard({"x"})
+
+
+def test_flower_still_asks_for_verification_before_it_runs_anything():
+    """What the guard rests on, in the source of the pinned version."""
+    source = Path(importlib.import_module("flwr.supernode.start_client_internal").__file__).read_text()
+    asked, stored = source.index("_verify_fab(fab, trusted_entities)"), source.index("state.store_fab(")
+    assert asked < stored
+
+
+def test_the_proxy_lets_two_paths_through_and_bounds_what_it_takes(coordinator):
+    text = nginx_config(coordinator.folder, coordinator.address, 8000)
+    proxied = [line.split("{")[0].strip() for line in text.splitlines() if "proxy_pass" in line]
+    assert proxied == ["location /v1/fleet/", "location = /health"]
+    for line in (
+        "location / { return 404; }",
+        "client_max_body_size 8m;",
+        "limit_conn sites",
+        "listen 443 ssl;",
+    ):
+        assert line in text
+
+
+def test_flower_s_server_listens_on_loopback_with_the_safe_flags(coordinator):
+    link = superlink(coordinator, 8000)
+    words = " ".join(link.words)
+    for flag in (
+        "--host 127.0.0.1",
+        "--enable-supernode-auth",
+        "--isolation process",
+        "--superexec-auth-secret-file",
+        "--disable-runtime-dependency-installation",
+        "--database",
+    ):
+        assert flag in words
+    assert "--insecure" not in words
+    assert link.environment["FLWR_TELEMETRY_ENABLED"] == "0"
+    secret = coordinator.folder / "executor.secret"
+    assert secret.stat().st_mode & 0o777 == 0o600
+    assert str(secret) in " ".join(executor(coordinator, 8000).words)
+
+
+def test_a_site_s_connection_is_guarded_and_knows_nothing_but_the_agent_s_socket(tmp_path):
+    node = supernode(tmp_path, "fed.example.org:443", tmp_path / "agent.sock", 9094)
+    assert node.words[1:4] == ("-m", "deploy.guarded_supernode", bundle_hash())
+    assert f'agent-socket="{tmp_path / "agent.sock"}"' in node.words
+    assert not any("state" in word or "site.yaml" in word for word in node.words)
+
+
+def test_each_process_is_started_again_by_itself(tmp_path):
+    """One that dies does not take the other with it; both end when their keeper is told to stop."""
+    code = (
+        "import sys, time; from pathlib import Path; "
+        "from deploy import supervisor; from deploy.processes import Process; supervisor.RESTART_S = 0.1; "
+        "mark = lambda name, then: Process((sys.executable, '-c', "
+        'f\'import os, time; open(\\"{name}\\", \\"a\\").write(\\"x\\"); {then}\'), {}); '
+        "supervisor.keep_running({'short': mark('short', ''), 'long': mark('long', 'time.sleep(60)')}, print)"
+    )
+    keeper = subprocess.Popen([sys.executable, "-c", code], cwd=tmp_path, stdout=subprocess.PIPE, text=True)
+    short, long = tmp_path / "short", tmp_path / "long"
+    give_up = time.monotonic() + 60
+    while time.monotonic() < give_up and not (short.exists() and len(short.read_text()) >= 3):
+        time.sleep(0.1)
+    keeper.terminate()
+    said, _ = keeper.communicate(timeout=30)
+    assert len(short.read_text()) >= 3
+    assert long.read_text() == "x"
+    assert "short ended with 0" in said
+    assert "long" not in said
