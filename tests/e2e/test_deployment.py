@@ -109,3 +109,10 @@ def test_following_the_page_ends_in_volumes_with_a_sealed_manifest(followed):
     assert days_left(followed.folder / "coordinator" / "server.crt") > 89
     for log in followed.folder.glob("*-agent.log"):
         assert "refused" not in log.read_text()
+
+
+def test_every_process_ends_soon_when_it_is_told_to(followed):
+    for name, running in followed.running.items():
+        running.process.terminate()
+        assert running.process.wait(15) == 0, name
+    assert not (followed.folder / "north" / "run" / "agent.sock").exists()
