@@ -14,7 +14,7 @@ from flwr.app import Message, MessageType
 from flwr.serverapp import Grid
 
 from common.errors import ErrorCode, FedvoxError, WireError
-from common.federation.headers import FailureHeader, FollowUp, OrderHeader, ProgressHeader
+from common.federation.headers import Cancellation, FailureHeader, FollowUp, OrderHeader, ProgressHeader
 from common.federation.messages import FailureReport, Report, TrainOrder, TrainReport
 from common.federation.packet import Packet
 from common.federation.packing import order_to_packet, report_from_packet
@@ -92,8 +92,15 @@ class FlowerTransport:
             self._send_what_is_due(errands, give_up)
             if not self._receive(errands):
                 time.sleep(POLL_S)
+        self._call_off({site: errand for site, errand in errands.items() if not errand.is_over})
         reports = [errand.report for errand in errands.values() if errand.report is not None]
         return Exchange(reports, self._traffic.down, self._traffic.up)
+
+    def _call_off(self, errands: dict[str, _Errand]) -> None:
+        """Tell sites that nobody waits for their orders any more; whether they hear it is not waited for."""
+        for site, errand in errands.items():
+            packet = self.seals.sealed(Packet.of(Cancellation(order_id=errand.order_id)))
+            self.grid.push_messages([make_message(packet, MessageType.TRAIN, self.node_of[site], ANSWER_S)])
 
     def _send_what_is_due(self, errands: dict[str, _Errand], give_up: float) -> None:
         now = time.monotonic()

@@ -16,7 +16,10 @@ from mutant import Mutant
 from planted import MUTANTS
 
 ROOT = Path(__file__).parents[2]
-PARTS = ("common", "client", "server", "experiments", "cli", "tests", "pyproject.toml", "README.md", "docs")
+PARTS = (
+    *("common", "client", "server", "deploy", "experiments", "cli"),
+    *("tests", "docs", "pyproject.toml", "README.md"),
+)
 WORKERS = 2
 
 

@@ -8,6 +8,7 @@ from flwr.app import Array, ArrayRecord, Message, RecordDict
 
 from common.errors import ErrorCode, FederationError
 from common.federation.headers import (
+    Cancellation,
     FailureHeader,
     FollowUp,
     Introduction,
@@ -205,7 +206,7 @@ def test_a_long_order_is_asked_after_without_tensors():
     assert [packet.num_bytes > 0 for packet in grid.sent] == [True] * 2 + [False] * 6
 
 
-def test_a_busy_site_is_asked_again_and_one_that_stays_silent_is_given_up_at_the_deadline():
+def test_a_busy_site_is_asked_again_and_a_silent_one_is_called_off_at_the_deadline():
     busy = []
 
     def answer(site, asked):
@@ -217,8 +218,13 @@ def test_a_busy_site_is_asked_again_and_one_that_stays_silent_is_given_up_at_the
             return sealed(Packet.of(refusal), KEYS[site])
         return packed(site, asked)
 
-    found, _ = exchange(answer, deadline_s=0.5)
+    found, grid = exchange(answer, deadline_s=0.5)
     assert [r.site for r in found.reports] == ["a"]
+    last = grid.sent[-1]
+    silent = [p.read() for p in grid.sent if isinstance(p.read(), OrderHeader) and p.read().site == "b"]
+    called_off = verified_header(last.header, last.seal, COORDINATOR.public)
+    assert called_off == Cancellation(order_id=silent[0].order_id)
+    assert sum(isinstance(p.read(), Cancellation) for p in grid.sent) == 1
 
 
 @pytest.mark.parametrize("claimed", ["a", "b", "unknown"])

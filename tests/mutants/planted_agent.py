@@ -1,0 +1,130 @@
+"""Planted bugs between hospitals: seals, approvals, replays, the lock on code."""
+
+from mutant import Mutant
+
+AGENT = ("tests/client/test_agent.py",)
+TRANSPORT = ("tests/server/test_flower_transport.py",)
+PROCESSES = ("tests/deploy/test_processes.py",)
+PROVISION = ("tests/deploy/test_provision.py",)
+
+MUTANTS = (
+    Mutant(
+        "orders taken from anybody",
+        "client/agent/gate.py",
+        "        verified_header(header, seal, approval.key)\n        if claimed",
+        "        if claimed",
+        AGENT,
+    ),
+    Mutant(
+        "approvals that the site did not sign",
+        "client/approval.py",
+        '            self._key.verify(PURPOSE, content, base64.b64decode(record["seal"]))\n',
+        "",
+        AGENT,
+    ),
+    Mutant(
+        "rounds beyond the approved number",
+        "client/agent/gate.py",
+        "if header.round_index > rounds:",
+        "if False:",
+        AGENT,
+    ),
+    Mutant(
+        "a study begun as often as the coordinator likes",
+        "client/agent/desk.py",
+        "if header.run not in runs and len(runs) >= approval.runs:",
+        "if False:",
+        AGENT,
+    ),
+    Mutant(
+        "rounds that are over done again",
+        "client/agent/order_book.py",
+        "if known and place.round < max(known).round:",
+        "if False:",
+        AGENT,
+    ),
+    Mutant(
+        "two orders for one place",
+        "client/agent/order_book.py",
+        "if known.get(place, header.order_id) != header.order_id:",
+        "if False:",
+        AGENT,
+    ),
+    Mutant(
+        "tensors that the header does not vouch for",
+        "common/federation/packet.py",
+        "        if described != sections_of(header):\n",
+        "        if False:\n",
+        (*AGENT, "tests/common/test_federation_wire.py"),
+    ),
+    Mutant(
+        "more bytes received than were agreed on",
+        "client/agent/gate.py",
+        " or not sizes.items() <= expected.sizes.items()",
+        "",
+        AGENT,
+    ),
+    Mutant(
+        "a seal for one purpose good for another",
+        "common/seal.py",
+        'return b"fedvox " + purpose.encode() + b"\\0" + content',
+        'return b"fedvox " + content',
+        ("tests/test_docstring_examples.py",),
+    ),
+    Mutant(
+        "reports taken from anybody",
+        "server/flower_transport.py",
+        "                self.seals.refuse_unsealed(packet, site)\n",
+        "                pass\n",
+        TRANSPORT,
+    ),
+    Mutant(
+        "names taken from anybody",
+        "server/find_sites.py",
+        "        seals.refuse_unsealed(packet, header.site)\n",
+        "",
+        TRANSPORT,
+    ),
+    Mutant(
+        "introductions that were overheard",
+        "server/find_sites.py",
+        " or header.nonce != nonce",
+        "",
+        TRANSPORT,
+    ),
+    Mutant(
+        "any app run at a site",
+        "deploy/guarded_supernode.py",
+        "return hashlib.sha256(fab.content).hexdigest() in allowed",
+        "return True",
+        PROCESSES,
+    ),
+    Mutant(
+        "a kit of any fingerprint",
+        "common/kit.py",
+        "if not hmac.compare_digest(found.encode(), wanted.encode()):",
+        "if False:",
+        PROVISION,
+    ),
+    Mutant(
+        "an enrolment without the kit",
+        "server/coordinator.py",
+        "if not is_proven(content, proof, invited.token):",
+        "if False:",
+        PROVISION,
+    ),
+    Mutant(
+        "a revoked site's keys",
+        "server/coordinator.py",
+        "if site.enrolment is not None and not site.revoked",
+        "if site.enrolment is not None",
+        PROVISION,
+    ),
+    Mutant(
+        "submitting runs open to hospitals",
+        "deploy/nginx.py",
+        "location /v1/fleet/ {{",
+        "location /v1/ {{",
+        PROCESSES,
+    ),
+)
