@@ -7,11 +7,13 @@ import typer
 
 from cli.console import err, out
 from cli.provision import HOME, Home
+from cli.unit_files import UNIT_FILES, program, write_units
 from common.errors import ConfigError, RunError
 from deploy.authority import WARN_DAYS, days_left
 from deploy.flower_command import FlowerCommand
 from deploy.processes import INTERNAL_PORT, executor, proxy, superlink
 from deploy.supervisor import keep_running
+from deploy.units import server_units
 from server.coordinator import Coordinator
 
 server_app = typer.Typer(help="The coordinator's server.", no_args_is_help=True, rich_markup_mode="rich")
@@ -54,6 +56,20 @@ def start(
         lambda text: err.print(text, highlight=False),
         _Registrar(coordinator, port),
     )
+
+
+@server_app.command("units")
+def units(
+    home: Home = HOME,
+    to: Annotated[Path, typer.Option("--out", help="Folder for the unit files.")] = UNIT_FILES,
+) -> None:
+    """Write systemd units for the server's three parts.
+
+    Example: [bold]fedvox server units --out units[/]
+    """
+    texts = server_units(program(), Coordinator(home).folder.resolve())
+    write_units(to, texts)
+    out.print(f"wrote {', '.join(texts)} in {to}", highlight=False)
 
 
 class _Registrar:

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from cli.console import err, out
+from cli.unit_files import UNIT_FILES, program, write_units
 from client.admission import check_admitted
 from client.agent.desk import Desk
 from client.agent.gate import Gate
@@ -22,6 +23,7 @@ from common.kit import read_kit
 from common.study import Study, load_study
 from deploy.processes import SUPERNODE_PORT, supernode
 from deploy.supervisor import keep_running
+from deploy.units import site_units
 
 SiteFile = Annotated[Path, typer.Argument(metavar="SITE", help="The site's YAML file.")]
 
@@ -120,6 +122,21 @@ def connect(
         raise ConfigError(f"{site_file} names no socket", "set agent: {socket: run/agent.sock}")
     node = supernode(folder, Installation(folder).address, config.agent.socket, port)
     keep_running({"connection": node}, lambda text: err.print(text, highlight=False))
+
+
+def units(
+    site_file: SiteFile,
+    to: Annotated[Path, typer.Option("--out", help="Folder for the unit files.")] = UNIT_FILES,
+) -> None:
+    """Write systemd units for agent and connection, each shut in as far as it can be.
+
+    Example: [bold]fedvox site units site/site.yaml --out units[/]
+    """
+    config = load_site_config(site_file)
+    gpu = config.compute.device.startswith("cuda")
+    texts = site_units(program(), site_file.parent.resolve(), config.data.resolve(), gpu)
+    write_units(to, texts)
+    out.print(f"wrote {', '.join(texts)} in {to}; make the users that they name", highlight=False)
 
 
 class _Sites:

@@ -1,0 +1,116 @@
+"""systemd units: the agent without a network, the connection without the agent's files, the server in three.
+
+Two users at a site, made once: `fedvox-agent` owns the site's folder; `fedvox-courier` owns only the node key
+and Flower's folder, and may open the socket through the group `fedvox`.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+AGENT_USER, COURIER_USER, GROUP, SERVER_USER = "fedvox-agent", "fedvox-courier", "fedvox", "fedvox-server"
+RESTART_S = 5
+
+SANDBOX = {
+    "NoNewPrivileges": "yes",
+    "CapabilityBoundingSet": "",
+    "AmbientCapabilities": "",
+    "ProtectSystem": "strict",
+    "ProtectHome": "yes",
+    "PrivateTmp": "yes",
+    "ProtectKernelTunables": "yes",
+    "ProtectKernelModules": "yes",
+    "ProtectKernelLogs": "yes",
+    "ProtectControlGroups": "yes",
+    "ProtectClock": "yes",
+    "ProtectHostname": "yes",
+    "ProtectProc": "invisible",
+    "RestrictNamespaces": "yes",
+    "RestrictRealtime": "yes",
+    "RestrictSUIDSGID": "yes",
+    "LockPersonality": "yes",
+    "SystemCallArchitectures": "native",
+    "SystemCallFilter": "@system-service",
+    "UMask": "0077",
+}
+NO_DEVICES = {"PrivateDevices": "yes", "DevicePolicy": "closed"}
+GPU = (
+    *("/dev/nvidiactl rw", "/dev/nvidia-uvm rw", "/dev/nvidia-uvm-tools rw"),
+    *("char-nvidia-frontend rw", "char-nvidia rw"),
+)
+
+
+def site_units(program: Path, folder: Path, data: Path, gpu: bool) -> dict[str, str]:
+    """Return the two units of a site, by file name.
+
+    Args:
+        program: The installed `fedvox`.
+        folder: The site's folder.
+        data: Its volumes, which are only read.
+        gpu: Whether the agent may use NVIDIA devices.
+    """
+    devices: dict[str, str | Sequence[str]] = (
+        {"DevicePolicy": "closed", "DeviceAllow": GPU} if gpu else dict(NO_DEVICES)
+    )
+    agent: dict[str, str | Sequence[str]] = {
+        "User": AGENT_USER,
+        "Group": GROUP,
+        "WorkingDirectory": str(folder),
+        "ExecStart": f"{program} site start {folder / 'site.yaml'}",
+        "PrivateNetwork": "yes",
+        "RestrictAddressFamilies": "AF_UNIX",
+        "ReadOnlyPaths": str(data),
+        "ReadWritePaths": str(folder),
+        **devices,
+    }
+    hidden = [f"-{folder / name}" for name in ("state", "ledger", "keys/sign.key")] + [str(data)]
+    connection: dict[str, str | Sequence[str]] = {
+        "User": COURIER_USER,
+        "Group": GROUP,
+        "WorkingDirectory": str(folder),
+        "ExecStart": f"{program} site connect {folder / 'site.yaml'}",
+        "RestrictAddressFamilies": "AF_UNIX AF_INET AF_INET6",
+        "InaccessiblePaths": hidden,
+        "ReadWritePaths": f"-{folder / 'flower'}",
+        **NO_DEVICES,
+    }
+    online = ("network-online.target", "fedvox-agent.service")
+    return {
+        "fedvox-agent.service": _unit("fedvox agent: data, GPU, ledger", agent, ("local-fs.target",)),
+        "fedvox-connection.service": _unit("fedvox connection to the coordinator", connection, online),
+    }
+
+
+def server_units(program: Path, home: Path) -> dict[str, str]:
+    """Return the coordinator's three units, none of which restarts another.
+
+    Args:
+        program: The installed `fedvox`.
+        home: The coordinator's folder.
+    """
+    units = {}
+    for name in ("superlink", "executor", "proxy"):
+        service = {
+            "User": SERVER_USER,
+            "Group": SERVER_USER,
+            "WorkingDirectory": str(home),
+            "ExecStart": f"{program} server start {name} --home {home}",
+            "RestrictAddressFamilies": "AF_UNIX AF_INET AF_INET6",
+            "ReadWritePaths": str(home),
+            **NO_DEVICES,
+        }
+        if name == "proxy":  # a port below 1024
+            service |= {
+                "AmbientCapabilities": "CAP_NET_BIND_SERVICE",
+                "CapabilityBoundingSet": "CAP_NET_BIND_SERVICE",
+            }
+        units[f"fedvox-{name}.service"] = _unit(f"fedvox {name}", service, ("network-online.target",))
+    return units
+
+
+def _unit(what: str, service: Mapping[str, str | Sequence[str]], after: Sequence[str]) -> str:
+    lines = ["[Unit]", f"Description={what}", f"After={' '.join(after)}"]
+    lines += ["Wants=network-online.target"] if "network-online.target" in after else []
+    lines += ["", "[Service]", "Type=exec", "Restart=always", f"RestartSec={RESTART_S}"]
+    for key, value in {**SANDBOX, **service}.items():
+        lines += [f"{key}={one}" for one in ([value] if isinstance(value, str) else value)]
+    return "\n".join([*lines, "", "[Install]", "WantedBy=multi-user.target", ""])
