@@ -1,6 +1,7 @@
 """`fedvox server`: Flower's server with the safe flags, in front of it nginx."""
 
 import contextlib
+from pathlib import Path
 from typing import Annotated
 
 import typer

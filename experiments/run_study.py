@@ -72,7 +72,8 @@ def _opened(prepared: PreparedRun, start_from: Path | None) -> PreparedRun:
     if prepared.study.privacy is not None and store.load_newest() is None:
         opening = opening_state(prepared.study, start_from)
         create_ledgers(prepared.configs)
-        store.save(opening)
+        if opening is not None:
+            store.save(opening)
     return prepared
 
 
