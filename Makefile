@@ -27,12 +27,13 @@ $(VENV)/.installed-test: $(VENV)/.installed
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test]'
 	@touch $@
 
-# One torch thread per worker: two workers share two cores without fighting.
+# One torch thread per worker: two workers share two cores without fighting. In the order of collection, which
+# begins with the long files: the other way round, one worker would end alone.
 test: $(VENV)/.installed-test
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile -m "not slow and not hospitals"
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not slow and not hospitals"
 
 test-all: $(VENV)/.installed-test
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile -m "not hospitals"
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not hospitals"
 
 check: $(VENV)/.installed-test
 	$(BIN)/ruff check .
