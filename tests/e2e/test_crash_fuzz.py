@@ -112,6 +112,8 @@ def test_runs_killed_once_each_at_a_random_moment(tmp_path, world, num_runs):
         if process.is_alive():
             os.kill(process.pid, signal.SIGKILL)
             killed += 1
+        else:
+            duration *= 0.6  # the machine was busier when it was measured
         process.join()
         check(folder)
         again = started(folder, *world)
