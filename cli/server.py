@@ -8,11 +8,11 @@ import typer
 
 from cli.console import err, out
 from cli.provision import HOME, Home
-from cli.unit_files import UNIT_FILES, program, write_units
+from cli.unit_files import UNIT_FILES, write_units
 from common.errors import ConfigError, RunError
 from deploy.authority import WARN_DAYS, days_left
 from deploy.flower_command import FlowerCommand
-from deploy.processes import INTERNAL_PORT, executor, proxy, superlink
+from deploy.processes import INTERNAL_PORT, executor, program, proxy, superlink
 from deploy.supervisor import keep_running
 from deploy.units import server_units
 from server.coordinator import Coordinator
@@ -68,7 +68,7 @@ def units(
 
     Example: [bold]fedvox server units --out units[/]
     """
-    texts = server_units(program(), Coordinator(home).folder.resolve())
+    texts = server_units(program("fedvox"), Coordinator(home).folder.resolve())
     write_units(to, texts)
     out.print(f"wrote {', '.join(texts)} in {to}", highlight=False)
 

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from cli.console import err, out
-from cli.unit_files import UNIT_FILES, program, write_units
+from cli.unit_files import UNIT_FILES, write_units
 from client.admission import check_admitted
 from client.agent.desk import Desk
 from client.agent.gate import Gate
@@ -21,7 +21,7 @@ from client.site_config import SiteConfig, load_site_config
 from common.errors import ConfigError
 from common.kit import read_kit
 from common.study import Study, load_study
-from deploy.processes import SUPERNODE_PORT, supernode
+from deploy.processes import SUPERNODE_PORT, program, supernode
 from deploy.supervisor import keep_running
 from deploy.units import site_units
 
@@ -134,7 +134,7 @@ def units(
     """
     config = load_site_config(site_file)
     gpu = config.compute.device.startswith("cuda")
-    texts = site_units(program(), site_file.parent.resolve(), config.data.resolve(), gpu)
+    texts = site_units(program("fedvox"), site_file.parent.resolve(), config.data.resolve(), gpu)
     write_units(to, texts)
     out.print(f"wrote {', '.join(texts)} in {to}; make the users that they name", highlight=False)
 

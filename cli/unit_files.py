@@ -1,17 +1,11 @@
-"""Where unit files go, and the program that they start."""
+"""Where unit files go."""
 
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 
 from common.artifact import write_text_atomic
 
 UNIT_FILES = Path("units")
-
-
-def program() -> Path:
-    """Return the installed `fedvox` of this environment."""
-    return Path(sys.executable).with_name("fedvox")
 
 
 def write_units(folder: Path, texts: Mapping[str, str]) -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import grpc
 
-from client.frames import FRAME_BYTES, HELLO, METHOD, from_frames, to_frames
+from client.frames import CHANNEL, HELLO, METHOD, from_frames, to_frames
 from common.errors import RunError, VersionError
 from common.federation.headers import PROTOCOL
 from common.federation.packet import Packet
@@ -13,7 +13,6 @@ from common.release import release
 
 CONNECT_S = 10.0
 ANSWER_S = 180.0  # the agent answers within 60 s of having the order
-MARGIN_BYTES = 1 << 16
 
 
 class AgentLink:
@@ -27,7 +26,7 @@ class AgentLink:
         self._channel = grpc.secure_channel(
             f"unix:{socket}",
             grpc.local_channel_credentials(grpc.LocalConnectionType.UDS),
-            options=[("grpc.max_receive_message_length", FRAME_BYTES + MARGIN_BYTES)],
+            options=CHANNEL,
         )
 
     def greet(self) -> None:

@@ -14,6 +14,7 @@ from common.federation.packet import FROZEN, PARAMETERS, Packet
 
 FRAME_BYTES = 1 << 20
 LARGEST_ENVELOPE = 1 << 16
+CHANNEL = (("grpc.max_receive_message_length", FRAME_BYTES + LARGEST_ENVELOPE),)
 METHOD = "/fedvox.Agent/Answer"
 HELLO = "/fedvox.Agent/Hello"
 

@@ -24,7 +24,7 @@ from cryptography.hazmat.primitives.serialization import (
     PublicFormat,
 )
 
-from common.artifact import OWNER_ONLY, write_bytes_atomic, write_text_atomic
+from common.artifact import OWNER_ONLY, PRIVATE_FILE, write_bytes_atomic, write_text_atomic
 from common.errors import ConfigError
 from common.kit import Enrolment, Kit, write_enrolment
 from common.release import release
@@ -119,7 +119,7 @@ def install(folder: Path, kit: Kit, texts: Mapping[str, str], data: Path, patien
     write_text_atomic(folder / SITE_FILE, _site_text(kit, data.resolve(), patients))
     node = ec.generate_private_key(ec.SECP384R1())
     node_pem = node.private_bytes(Encoding.PEM, PrivateFormat.OpenSSH, NoEncryption())
-    write_bytes_atomic(folder / NODE_KEY, node_pem, 0o600)
+    write_bytes_atomic(folder / NODE_KEY, node_pem, PRIVATE_FILE)
     public = node.public_key().public_bytes(Encoding.OpenSSH, PublicFormat.OpenSSH).decode()
     key = SealKey.generate()
     enrolment = Enrolment(site=kit.site, node_key=public, signing_key=key.public.text, release=release())

@@ -23,6 +23,7 @@ from common.errors import ArtifactError
 
 MANIFEST = "manifest.json"
 OWNER_ONLY = 0o700  # of folders that hold what patients decided
+PRIVATE_FILE = 0o600  # of keys, tokens, ledgers
 
 
 def sha256_of_file(path: Path) -> str:

@@ -16,7 +16,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, ValidationError
 
-from common.artifact import write_bytes_atomic, write_text_atomic
+from common.artifact import PRIVATE_FILE, write_bytes_atomic, write_text_atomic
 from common.errors import ConfigError, SealError
 from common.federation.config import SiteName
 from common.federation.headers import Release
@@ -24,7 +24,6 @@ from common.frozen import FrozenModel
 from common.seal import PublicSealKey, SealKey
 from common.study import Study
 
-KIT_VERSION = 1
 PURPOSE = "enrolment"
 _CONTENT = "kit.json"
 _NO_TIME = (1980, 1, 1, 0, 0, 0)  # the same kit has the same fingerprint
@@ -55,11 +54,6 @@ class Kit(FrozenModel):
     coordinator: str
     token: Token
     study: Study
-
-    @property
-    def key(self) -> PublicSealKey:
-        """The coordinator's public key."""
-        return PublicSealKey.from_text(self.coordinator)
 
 
 class Enrolment(FrozenModel):
@@ -96,7 +90,7 @@ def write_kit(path: Path, kit: Kit, files: Mapping[str, str]) -> str:
         texts = {_CONTENT: json.dumps(kit.model_dump(mode="json"), indent=1, sort_keys=True), **files}
         for name in sorted(texts):
             archive.writestr(zipfile.ZipInfo(name, _NO_TIME), texts[name], zipfile.ZIP_DEFLATED)
-    write_bytes_atomic(path, content.getvalue(), mode=0o600)  # it holds the token
+    write_bytes_atomic(path, content.getvalue(), mode=PRIVATE_FILE)  # it holds the token
     return hashlib.sha256(content.getvalue()).hexdigest()
 
 

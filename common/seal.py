@@ -24,10 +24,9 @@ from cryptography.hazmat.primitives.serialization import (
     load_pem_private_key,
 )
 
-from common.artifact import flush_folder
+from common.artifact import PRIVATE_FILE, flush_folder
 from common.errors import ConfigError, SealError
 
-OWNER_READS_AND_WRITES = 0o600
 _OTHERS = 0o077
 _PUBLIC_BYTES = 32
 
@@ -124,7 +123,7 @@ class SealKey:
         """
         content = self._key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
         try:
-            descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, OWNER_READS_AND_WRITES)
+            descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, PRIVATE_FILE)
         except FileExistsError:
             raise ConfigError(f"{path} exists", "keep it, or move it away yourself") from None
         with os.fdopen(descriptor, "wb") as file:

@@ -20,13 +20,12 @@ from cryptography.hazmat.primitives.serialization import (
 )
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from common.artifact import write_bytes_atomic
+from common.artifact import PRIVATE_FILE, write_bytes_atomic
 from common.errors import ConfigError
 
 AUTHORITY_DAYS, SERVER_DAYS = 3650, 90
 WARN_DAYS = 21
 _CLOCKS_DIFFER = datetime.timedelta(hours=1)
-OWNER_ONLY = 0o600
 
 
 class Authority:
@@ -72,7 +71,7 @@ class Authority:
             .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
             .sign(key, hashes.SHA256())
         )
-        write_bytes_atomic(folder / "ca.key", _private_pem(key), OWNER_ONLY)
+        write_bytes_atomic(folder / "ca.key", _private_pem(key), PRIVATE_FILE)
         write_bytes_atomic(folder / "ca.crt", certificate.public_bytes(Encoding.PEM), 0o644)
         return cls(folder)
 
@@ -101,7 +100,7 @@ class Authority:
             )
             .sign(self._key, hashes.SHA256())
         )
-        write_bytes_atomic(self.folder / "server.key", _private_pem(key), OWNER_ONLY)
+        write_bytes_atomic(self.folder / "server.key", _private_pem(key), PRIVATE_FILE)
         write_bytes_atomic(self.folder / "server.crt", certificate.public_bytes(Encoding.PEM), 0o644)
 
 

@@ -8,11 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from common.errors import RunError
+from common.quiet import FLOWER_QUIET
 from deploy.app_bundle import write_bundle
-from deploy.processes import QUIET, SERVER, flower_home, flower_program
+from deploy.processes import SERVER, flower_home, program
 from server.coordinator import Coordinator
 
 COMMAND_S = 60.0
+UNKNOWN = "unknown"
 
 
 class FlowerCommand:
@@ -25,7 +27,7 @@ class FlowerCommand:
 
     def __init__(self, coordinator: Coordinator, port: int) -> None:
         self._coordinator = coordinator
-        self._environment = QUIET | {"FLWR_HOME": str(flower_home(coordinator.folder, port))}
+        self._environment = FLOWER_QUIET | {"FLWR_HOME": str(flower_home(coordinator.folder, port))}
 
     def register_sites(self) -> None:
         """Let the enrolled sites' connections in; those that are known already are no error.
@@ -60,27 +62,26 @@ class FlowerCommand:
         return str(answer["run-id"])
 
     def status(self, identifier: str) -> str:
-        """Return what Flower calls a run's state, such as ``finished:completed``.
+        """Return what Flower calls a run's state, such as ``finished:completed``, or ``unknown``.
 
-        Raises:
-            RunError: The server does not answer.
+        A server that is being started again, or does not know the run, is no error.
         """
-        runs = self._call("ls", SERVER, "--run-id", identifier).get("runs", [])
-        return str(runs[0]["status"]) if runs else "unknown"
+        try:
+            runs = self._call("ls", SERVER, "--run-id", identifier).get("runs", [])
+        except RunError:
+            runs = []
+        return str(runs[0]["status"]) if runs else UNKNOWN
 
     def _call(self, *words: str) -> dict[str, Any]:
-        done = subprocess.run(  # noqa: S603  fixed program, no shell
-            [*flower_program("flwr"), *words, "--format", "json"],
-            env=os.environ | self._environment,
-            capture_output=True,
-            text=True,
-            timeout=COMMAND_S,
-            check=False,
-        )
         try:
+            done = subprocess.run(  # noqa: S603  fixed program, no shell
+                [program("flwr"), *words, "--format", "json"],
+                env=os.environ | self._environment,
+                capture_output=True,
+                text=True,
+                timeout=COMMAND_S,
+                check=False,
+            )
             return dict(json.loads(done.stdout))
-        except ValueError:
-            said = (done.stderr or done.stdout).strip()
-            raise RunError(
-                f"Flower's server does not answer: {said[-300:]}", "start it: fedvox server start"
-            ) from None
+        except (ValueError, subprocess.TimeoutExpired):
+            raise RunError("Flower's server does not answer", "start it: fedvox server start") from None

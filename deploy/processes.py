@@ -13,7 +13,9 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from common.artifact import OWNER_ONLY, write_bytes_atomic, write_text_atomic
+from client.installation import AUTHORITY_FILE, NODE_KEY
+from common.artifact import OWNER_ONLY, PRIVATE_FILE, write_bytes_atomic, write_text_atomic
+from common.quiet import FLOWER_QUIET
 from deploy.app_bundle import bundle_hash
 from deploy.nginx import nginx_config
 from server.coordinator import Coordinator
@@ -22,12 +24,6 @@ INTERNAL_PORT = 8000
 SUPERNODE_PORT = 9094
 SERVER = "here"  # as Flower's own files name the SuperLink
 SECRET, DATABASE, FLOWER_HOME = "executor.secret", "superlink.db", "flower"
-
-QUIET = {
-    "FLWR_TELEMETRY_ENABLED": "0",
-    "FLWR_DISABLE_UPDATE_CHECK": "1",
-    "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
-}
 
 
 @dataclass(frozen=True)
@@ -51,7 +47,7 @@ def superlink(coordinator: Coordinator, port: int) -> Process:
     """Return Flower's server, which only this machine can reach."""
     home = coordinator.folder
     words = (
-        *flower_program("flower-superlink"),
+        program("flower-superlink"),
         *("--host", "127.0.0.1", "--port", str(port)),
         *("--ssl-ca-certfile", str(home / "ca.crt")),
         *("--ssl-certfile", str(home / "server.crt"), "--ssl-keyfile", str(home / "server.key")),
@@ -67,7 +63,7 @@ def executor(coordinator: Coordinator, port: int) -> Process:
     """Return what starts the study's driver."""
     home = coordinator.folder
     words = (
-        *flower_program("flower-superexec"),
+        program("flower-superexec"),
         *("--root-certificates", str(home / "ca.crt")),
         *("--runtime-api-address", f"127.0.0.1:{port}"),
         *("--superexec-auth-secret-file", str(_secret(home))),
@@ -95,28 +91,28 @@ def supernode(folder: Path, address: str, socket: Path, port: int) -> Process:
     """
     words = (
         *(sys.executable, "-m", "deploy.guarded_supernode", bundle_hash()),
-        *("--superlink", address, "--root-certificates", str(folder / "ca.crt")),
-        *("--auth-supernode-private-key", str(folder / "keys" / "node.key")),
+        *("--superlink", address, "--root-certificates", str(folder / AUTHORITY_FILE)),
+        *("--auth-supernode-private-key", str(folder / NODE_KEY)),
         *("--port", str(port), "--node-config", f'agent-socket="{socket}"'),
     )
     return Process(words, _environment(folder))
 
 
-def flower_program(program: str) -> tuple[str, ...]:
-    """Return the program of this very environment, wherever PATH points."""
-    return (str(Path(sys.executable).with_name(program)),)
+def program(name: str) -> str:
+    """Return a program of this very environment, wherever PATH points."""
+    return str(Path(sys.executable).with_name(name))
 
 
 def _environment(home: Path) -> dict[str, str]:
     # Flower finds its own programs by PATH.
     path = os.pathsep.join((str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)))
-    return {**QUIET, "FLWR_HOME": str((home / FLOWER_HOME).resolve()), "PATH": path}
+    return {**FLOWER_QUIET, "FLWR_HOME": str((home / FLOWER_HOME).resolve()), "PATH": path}
 
 
 def _secret(home: Path) -> Path:
     path = home / SECRET
     if not path.is_file():
-        write_bytes_atomic(path, os.urandom(48).hex().encode(), mode=0o600)
+        write_bytes_atomic(path, os.urandom(48).hex().encode(), mode=PRIVATE_FILE)
     return path
 
 

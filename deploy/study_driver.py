@@ -7,8 +7,7 @@ from pathlib import Path
 from common.artifact import write_text_atomic
 from common.errors import RunError
 from common.seal import SealKey
-from common.study import Study
-from deploy.flower_command import FlowerCommand
+from deploy.flower_command import UNKNOWN, FlowerCommand
 from server.checkpoint import CheckpointStore
 from server.coordinator import Coordinator
 from server.events import EventLog
@@ -20,7 +19,7 @@ POLL_S = 1.0
 ASK_AGAIN_S = 3.0
 SERVER_UP_S = 60.0
 MOST_RESTARTS = 3
-OVER, UNKNOWN = "finished", "unknown"
+OVER = "finished"
 DRIVER = "driver"  # file with Flower's identifier of the run's driver
 
 Say = Callable[[str], None]
@@ -36,18 +35,12 @@ def open_server_run(coordinator: Coordinator, folder: Path, start_from: Path | N
     missing = sorted(set(study.federation.sites) - coordinator.keys().keys())
     if missing:
         raise RunError(f"not enrolled: {', '.join(missing)}", "fedvox provision enrol SITE.enrol")
-    opening = opening_state(study, start_from) if _needs_opening(study, folder) else None
+    begun = CheckpointStore(RunFolder(folder).checkpoints, study.digest).load_newest() is not None
+    opening = None if begun else opening_state(study, start_from)
     run = RunFolder.create_or_resume(folder, study, {"coordinator": coordinator.key.public.fingerprint})
     if opening is not None:
         CheckpointStore(run.checkpoints, study.digest).save(opening)
     return run
-
-
-def _needs_opening(study: Study, folder: Path) -> bool:
-    """Return whether a private run has no checkpoint to go on from yet."""
-    if study.privacy is None:
-        return False
-    return CheckpointStore(RunFolder(folder).checkpoints, study.digest).load_newest() is None
 
 
 def drive(coordinator: Coordinator, run: RunFolder, port: int, say: Say) -> None:
@@ -94,7 +87,12 @@ def _run_to_its_end(flower: FlowerCommand, run: RunFolder) -> str:
     if not identifier or flower.status(identifier).startswith((OVER, UNKNOWN)):
         identifier = flower.submit(run.path)
         write_text_atomic(noted, identifier + "\n")  # whoever drives next goes on with this one
+    heard = time.monotonic()
     while not (status := flower.status(identifier)).startswith(OVER):
+        if status != UNKNOWN:
+            heard = time.monotonic()
+        if time.monotonic() > heard + SERVER_UP_S:
+            break  # the server is gone, or has forgotten the run
         time.sleep(POLL_S)
     return status
 
@@ -102,5 +100,5 @@ def _run_to_its_end(flower: FlowerCommand, run: RunFolder) -> str:
 def sealed_manifest(manifest: Path, key: SealKey) -> Path:
     """Write the coordinator's seal beside a manifest; return its path."""
     path = manifest.with_suffix(".seal")
-    path.write_text(key.sign("manifest", manifest.read_bytes()).hex() + "\n", encoding="utf-8")
+    write_text_atomic(path, key.sign("manifest", manifest.read_bytes()).hex() + "\n")
     return path

@@ -39,7 +39,7 @@ GPU = (
 )
 
 
-def site_units(program: Path, folder: Path, data: Path, gpu: bool) -> dict[str, str]:
+def site_units(program: str, folder: Path, data: Path, gpu: bool) -> dict[str, str]:
     """Return the two units of a site, by file name.
 
     Args:
@@ -80,7 +80,7 @@ def site_units(program: Path, folder: Path, data: Path, gpu: bool) -> dict[str, 
     }
 
 
-def server_units(program: Path, home: Path) -> dict[str, str]:
+def server_units(program: str, home: Path) -> dict[str, str]:
     """Return the coordinator's three units, none of which restarts another.
 
     Args:

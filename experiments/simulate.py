@@ -25,14 +25,12 @@ from client.private.ledger import Ledger
 from client.site_config import Compute, Selection, SiteConfig
 from common.artifact import write_text_atomic
 from common.errors import DataError, DuplicatePatientError, FedvoxError
+from common.quiet import FLOWER_QUIET
 from common.study import Study
 from experiments.study_file import SimulationPlan
 from server.run_folder import RunFolder
 
-QUIET = {
-    "FLWR_TELEMETRY_ENABLED": "0",
-    "FLWR_DISABLE_UPDATE_CHECK": "1",
-    "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
+QUIET = FLOWER_QUIET | {
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "RAY_USAGE_STATS_ENABLED": "0",
 }

@@ -8,7 +8,7 @@ loses no work: the next question finds the order where it is.
 import math
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from flwr.app import Message, MessageType
 from flwr.serverapp import Grid
@@ -78,23 +78,22 @@ class FlowerTransport:
     grid: Grid
     node_of: dict[str, int]
     seals: Seals
-    _traffic: _Traffic = field(default_factory=_Traffic)
 
     def exchange(self, orders: Sequence[TrainOrder], deadline_s: float) -> Exchange:
         """Return what arrived within ``deadline_s`` seconds; late replies are not waited for."""
-        self._traffic.down = self._traffic.up = 0
+        traffic = _Traffic()
         give_up = time.monotonic() + deadline_s
         errands = {}
         for order in orders:
             packet = self.seals.sealed(order_to_packet(order, deadline_s))
             errands[order.site] = _Errand(packet, packet.read_as(OrderHeader).order_id)
         while time.monotonic() < give_up and not all(errand.is_over for errand in errands.values()):
-            self._send_what_is_due(errands, give_up)
-            if not self._receive(errands):
+            self._send_what_is_due(errands, give_up, traffic)
+            if not self._receive(errands, traffic):
                 time.sleep(POLL_S)
         self._call_off({site: errand for site, errand in errands.items() if not errand.is_over})
         reports = [errand.report for errand in errands.values() if errand.report is not None]
-        return Exchange(reports, self._traffic.down, self._traffic.up)
+        return Exchange(reports, traffic.down, traffic.up)
 
     def _call_off(self, errands: dict[str, _Errand]) -> None:
         """Tell sites that nobody waits for their orders any more; whether they hear it is not waited for."""
@@ -102,7 +101,7 @@ class FlowerTransport:
             packet = self.seals.sealed(Packet.of(Cancellation(order_id=errand.order_id)))
             self.grid.push_messages([make_message(packet, MessageType.TRAIN, self.node_of[site], ANSWER_S)])
 
-    def _send_what_is_due(self, errands: dict[str, _Errand], give_up: float) -> None:
+    def _send_what_is_due(self, errands: dict[str, _Errand], give_up: float, traffic: _Traffic) -> None:
         now = time.monotonic()
         for site, errand in errands.items():
             if errand.message is not None and now > errand.lost_at:
@@ -114,9 +113,9 @@ class FlowerTransport:
             message = make_message(packet, MessageType.TRAIN, self.node_of[site], patience)
             (errand.message,) = self.grid.push_messages([message])
             errand.lost_at = now + patience
-            self._traffic.down += packet.num_bytes
+            traffic.down += packet.num_bytes
 
-    def _receive(self, errands: dict[str, _Errand]) -> bool:
+    def _receive(self, errands: dict[str, _Errand], traffic: _Traffic) -> bool:
         """Take what has arrived; return whether anything has."""
         waiting = {e.message: (site, e) for site, e in errands.items() if e.message is not None}
         if not waiting:
@@ -129,7 +128,7 @@ class FlowerTransport:
             if packet is None:  # Flower's own failures carry free text, which says nothing of the order
                 _note_lost(errand)
             else:
-                self._traffic.up += packet.num_bytes
+                traffic.up += packet.num_bytes
                 self._take(site, errand, packet)
         return bool(arrived)
 

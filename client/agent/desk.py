@@ -33,7 +33,7 @@ from common.federation.headers import (
 from common.federation.messages import FailureReport
 from common.federation.packet import Packet, sections_of
 from common.federation.packing import order_from_packet, report_to_packet
-from common.federation.sealing import sealed
+from common.federation.sealing import sealed, verified_header
 from common.release import release
 from common.seal import SealKey
 from common.study import Study
@@ -152,11 +152,9 @@ class Desk:
     def _to_order(self, packet: Packet) -> Job | Packet:
         header, approval = self._gate.order(packet.header, packet.seal)
         with self._lock:
-            known = self._book.answer(header.order_id)
-            if known is not None:
-                return known
-            if self._busy():
-                return self._running(header.order_id)
+            in_hand = self._in_hand(header.order_id)
+            if in_hand is not None:
+                return in_hand
             packet.read()  # the sections are those that the header vouches for
             self._refuse_more_runs(header, approval)
             self._book.take(header, packet)
@@ -164,13 +162,11 @@ class Desk:
 
     def _to_follow_up(self, order_id: str) -> Job | Packet:
         with self._lock:
-            known = self._book.answer(order_id)
-            if known is not None:
-                return known
+            in_hand = self._in_hand(order_id)
+            if in_hand is not None:
+                return in_hand
             if self._job is not None and self._job.header.order_id == order_id:
-                return self._job
-            if self._busy():
-                return self.failure(order_id, ErrorCode.BUSY)
+                return self._job  # it failed; only the whole order begins it again
             packet = self._book.order(order_id)
             if packet is None:
                 return self.failure(order_id, ErrorCode.UNKNOWN)
@@ -182,7 +178,7 @@ class Desk:
             job = self._job
             if job is None or job.header.order_id != order_id or job.done.is_set():
                 return self.failure(order_id, ErrorCode.UNKNOWN)
-            self._gate.sealed_by(packet.header, packet.seal, job.approval.key)
+            verified_header(packet.header, packet.seal, job.approval.key)
             job.interrupted = ErrorCode.CANCELLED
         job.done.wait(LONGEST_WAIT_S)
         return self.failure(order_id, ErrorCode.CANCELLED)
@@ -198,9 +194,13 @@ class Desk:
     def _busy(self) -> bool:
         return self._job is not None and not self._job.done.is_set()
 
-    def _running(self, order_id: str) -> Job | Packet:
-        same = self._job is not None and self._job.header.order_id == order_id
-        return self._job if same and self._job is not None else self.failure(order_id, ErrorCode.BUSY)
+    def _in_hand(self, order_id: str) -> Job | Packet | None:
+        """Return the order's answer, or its job while it runs, or that another runs; None if it may begin."""
+        known = self._book.answer(order_id)
+        if known is not None or self._job is None or not self._busy():
+            return known
+        same = self._job.header.order_id == order_id
+        return self._job if same else self.failure(order_id, ErrorCode.BUSY)
 
     def _begun(self, header: OrderHeader, approval: Approval, packet: Packet) -> Job:
         job = Job(header, approval, time.monotonic() + header.deadline_s)

@@ -6,12 +6,11 @@ counts is the coordinator's seal and what the site's own people have approved.
 
 from client.approval import Approval, Approvals
 from common.errors import ConfigError, UnapprovedError, VersionError
-from common.federation.headers import PROTOCOL, Header, OrderHeader, header_from_bytes
+from common.federation.headers import PROTOCOL, OrderHeader, header_from_bytes
 from common.federation.packet import sections_of
 from common.federation.sealing import verified_header
 from common.federation.stage import Stage
 from common.order_tensors import OrderTensors
-from common.seal import PublicSealKey
 from common.study import Study
 
 LONGEST_DEADLINE_S = 7 * 24 * 3600.0
@@ -52,15 +51,6 @@ class Gate:
             )
         self._refuse_beyond(claimed, approval)
         return claimed, approval
-
-    def sealed_by(self, header: bytes, seal: bytes, key: PublicSealKey) -> Header:
-        """Return a header that a coordinator sealed.
-
-        Raises:
-            SealError: It did not.
-            WireError: It is no header.
-        """
-        return verified_header(header, seal, key)
 
     def _refuse_beyond(self, header: OrderHeader, approval: Approval) -> None:
         study = approval.study

@@ -21,7 +21,7 @@ from pathlib import Path
 import grpc
 
 from client.agent.desk import Desk
-from client.frames import FRAME_BYTES, HELLO, METHOD, Envelope, section_frames, to_frames
+from client.frames import CHANNEL, HELLO, METHOD, Envelope, section_frames, to_frames
 from client.site import code_of
 from common.errors import ConfigError
 from common.federation.headers import PROTOCOL, OrderHeader, header_from_bytes
@@ -32,7 +32,6 @@ logger = logging.getLogger("fedvox.agent")
 
 FOLDER_MODE, SOCKET_MODE = 0o750, 0o660
 MOST_COURIERS = 4  # at a time; one is enough, and a dead one's call may still be open
-MARGIN_BYTES = 1 << 16  # of a frame, over its piece
 
 
 class AgentService:
@@ -53,7 +52,7 @@ class AgentService:
         self._server = grpc.server(
             ThreadPoolExecutor(MOST_COURIERS, "courier"),
             maximum_concurrent_rpcs=MOST_COURIERS,
-            options=[("grpc.max_receive_message_length", FRAME_BYTES + MARGIN_BYTES)],
+            options=CHANNEL,
         )
         self._server.add_generic_rpc_handlers((_Handlers(self._hello, self._answer),))
 

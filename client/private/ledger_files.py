@@ -12,7 +12,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from client.private.line_file import append_line, whole_content
-from common.artifact import OWNER_ONLY, flush_folder, write_bytes_atomic
+from common.artifact import OWNER_ONLY, PRIVATE_FILE, flush_folder, write_bytes_atomic
 from common.errors import ArtifactError, LedgerError
 from common.privacy.ledger_format import GENESIS, LedgerLine, chain_head
 
@@ -37,9 +37,9 @@ def make_ledger_folder(folder: Path) -> None:
         if any(not path.name.startswith(begun) or _holds_lines(path) for path in folder.iterdir()):
             raise LedgerError(f"{folder} is not empty", "use the ledger that is there")
         folder.chmod(OWNER_ONLY)  # it may have been there, empty
-        write_bytes_atomic(folder / KEY, os.urandom(_KEY_BYTES), mode=0o600)
+        write_bytes_atomic(folder / KEY, os.urandom(_KEY_BYTES), mode=PRIVATE_FILE)
         for name in (LINES, HEADS):
-            write_bytes_atomic(folder / name, b"", mode=0o600)
+            write_bytes_atomic(folder / name, b"", mode=PRIVATE_FILE)
         (folder / REPLIES).mkdir(mode=OWNER_ONLY)
     except OSError as error:
         raise ArtifactError(

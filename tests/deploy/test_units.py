@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from cli.unit_files import program, write_units
+from cli.unit_files import write_units
+from deploy.processes import program
 from deploy.units import server_units, site_units
 
 needs_systemd = pytest.mark.skipif(
@@ -24,8 +25,8 @@ MOST_EXPOSED = {  # of 10; systemd calls below 3 "OK"
 
 @pytest.fixture
 def units(tmp_path):
-    texts = site_units(program(), tmp_path, Path("/srv/volumes"), gpu=False) | server_units(
-        program(), tmp_path
+    texts = site_units(program("fedvox"), tmp_path, Path("/srv/volumes"), gpu=False) | server_units(
+        program("fedvox"), tmp_path
     )
     write_units(tmp_path / "units", texts)
     return tmp_path / "units", texts
@@ -69,6 +70,6 @@ def test_the_agent_has_no_network_and_the_connection_none_of_the_agent_s_files(u
 
 def test_a_gpu_is_let_in_only_where_it_is_used(tmp_path):
     for gpu in (True, False):
-        agent = site_units(program(), tmp_path, Path("/srv"), gpu)["fedvox-agent.service"]
+        agent = site_units(program("fedvox"), tmp_path, Path("/srv"), gpu)["fedvox-agent.service"]
         assert ("DeviceAllow=/dev/nvidiactl rw" in agent) is gpu
         assert ("PrivateDevices=yes" in agent) is not gpu
