@@ -42,6 +42,12 @@ def story(tmp_path_factory):
     return folder, json.loads(result.stdout)
 
 
+def run_again(folder, where):
+    """Run the story's private study on the data of another folder."""
+    start = ("--start-from", folder / "runs" / "public")
+    return fedvox("study", "run", folder / "private.yaml", "--data", "data", *start, cwd=where)
+
+
 def site_file(site):
     return f"runs/private/sites/{site}/site.yaml"
 
@@ -122,16 +128,7 @@ def test_a_public_model_of_the_same_patients_is_refused(story, tmp_path):
     one = next((folder / "open" / "public").glob("*.nii.gz"))
     shutil.copy(one, tmp_path / "data" / "north" / "renamed.nii.gz")
     write_patient_table(tmp_path / "data" / "north")
-    words = (
-        "study",
-        "run",
-        folder / "private.yaml",
-        "--data",
-        "data",
-        "--start-from",
-        folder / "runs" / "public",
-    )
-    refused(fedvox(*words, cwd=tmp_path), "1 of the sites' images were used to train", "without any privacy")
+    refused(run_again(folder, tmp_path), "1 of the sites' images were used to train", "without any privacy")
     assert not (tmp_path / "runs" / "private" / "run.json").exists()
 
 
@@ -155,17 +152,7 @@ def test_a_simulation_refuses_to_guess_whose_exams_they_are(story, tmp_path):
     folder, _ = story
     for seed, site in enumerate(SITES):
         write_volumes(tmp_path / "data" / site, 2, seed)
-    result = fedvox(
-        "study",
-        "run",
-        folder / "private.yaml",
-        "--data",
-        "data",
-        "--start-from",
-        folder / "runs" / "public",
-        cwd=tmp_path,
-    )
-    refused(result, "nobody has said which exams are of one person", "patients.csv")
+    refused(run_again(folder, tmp_path), "nobody has said which exams are of one person", "patients.csv")
     assert not (tmp_path / "runs").exists()
 
 

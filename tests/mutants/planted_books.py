@@ -9,7 +9,7 @@ LEDGER = (
 )
 ACCOUNT = ("tests/common/test_privacy_accountant.py", "tests/common/test_privacy_plan.py")
 ROUND = ("tests/client/test_private_round.py",)
-STUDY = ("tests/server/test_private_study.py",)
+STUDY = ("tests/server/test_private_study.py", "tests/server/test_private_study_refused.py")
 
 MUTANTS = (
     Mutant(

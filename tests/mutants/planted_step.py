@@ -2,7 +2,7 @@
 
 from mutant import Mutant
 
-STEP = ("tests/client/test_private_step.py",)
+STEP = ("tests/client/test_private_step.py", "tests/client/test_gradient_engines.py")
 SECRET = ("tests/client/test_secret_stream.py",)
 GUARD = ("tests/client/test_privacy_guard.py",)
 AUDIT = ("tests/experiments/test_privacy_audit.py",)

@@ -9,20 +9,18 @@ import torch
 
 from client.private.ledger import Ledger
 from client.site import Site
-from common.errors import BudgetError, ConfigError, ErrorCode, LedgerError, QuorumError, RunError
+from common.errors import BudgetError, ErrorCode, LedgerError, QuorumError
 from common.federation.messages import FailureReport, TrainReport
 from common.federation.stage import Stage
 from common.privacy.accountant import epsilon
 from common.privacy.ledger_format import Reserve
 from server.promise import Books, promise
-from server.public_model import refuse_other_meaning
 from server.released_model import released_model
 from server.state import start_from_public
 from server.transport import Exchange
 from tests.small_federation import (
     GRADIENT_CODEC,
     PRIVATE,
-    PRIVATE_CODEC,
     Federation,
     opened,
     private_codec_study,
@@ -273,67 +271,6 @@ def test_the_server_refuses_private_reports_that_hold_more_or_prove_less(
     assert all(reason in e["reason"] for e in refused)
 
 
-def test_a_study_must_keep_its_own_promise(public):
-    with pytest.raises(ConfigError, match=r"spend epsilon .* promises 1"):
-        private_study(public, epsilon=1.0)
-
-
-def test_a_delta_of_a_patient_s_share_is_refused(public):
-    with pytest.raises(ConfigError, match=r"delta 0\.3 for 4 patients"):
-        private_study(public, privacy__delta=0.3)
-
-
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"diffusion__model__objective": "eps", "diffusion__model__sampler": {"kind": "ddim"}}, "objective"),
-        ({"volume__spacing_mm": [3, 3, 3]}, "volume.spacing_mm"),
-        ({"volume__intensity": {"kind": "fixed", "low": 0, "high": 1}}, "volume.intensity"),
-        (
-            {"codec__model__quantizer": {"kind": "ema", "num_codes": 8, "code_dim": 2, "decay": 0.5}},
-            "quantizer",
-        ),
-    ],
-)
-def test_a_public_model_that_means_something_else_is_refused(changes, message):
-    refuse_other_meaning(small_study(("public",)), small_study(codec__model__discriminator=None))
-    with pytest.raises(RunError, match=message):
-        refuse_other_meaning(small_study(("public",)), small_study(**changes))
-
-
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"codec__training": {"rounds": 1, "local_steps": 1}}, "leave codec.training out"),
-        ({"privacy__codec": PRIVATE_CODEC}, "say how many rounds"),
-        (
-            {"privacy__codec": PRIVATE_CODEC, "codec__training": {"rounds": 1, "local_steps": 1}},
-            "quantizer ema has no private form",
-        ),
-        (
-            {
-                "privacy__codec": PRIVATE_CODEC,
-                "codec__training": {"rounds": 1, "local_steps": 1},
-                "codec__model__quantizer": {"kind": "gradient", "num_codes": 8, "code_dim": 2},
-            },
-            "discriminator has no private form",
-        ),
-        ({"privacy__codec": PRIVATE_CODEC | {"draws": 4}}, "draws"),
-        ({"federation": {"sites": ["a"], "strategy": {"kind": "fedprox"}}}, "fedprox has no private form"),
-    ],
-)
-def test_a_private_study_that_cannot_be_meant(public, changes, message):
-    with pytest.raises(ConfigError, match=message):
-        small_study(
-            ("a",),
-            **{
-                "privacy": private_study(public).privacy.model_dump(exclude_none=True),
-                "codec__training": {"rounds": 0, "local_steps": 1},
-            }
-            | changes,
-        )
-
-
 def test_a_private_codec_is_trained_first_and_both_stages_share_the_promise(tmp_path, data):
     public = public_state(**GRADIENT_CODEC)
     study = private_codec_study(public)
@@ -364,15 +301,6 @@ def test_a_private_codec_is_trained_first_and_both_stages_share_the_promise(tmp_
     }
 
 
-def test_two_private_stages_are_charged_together(public):
-    public = public_state(**GRADIENT_CODEC)
-    alone = epsilon([private_codec_study(public).private_plans[Stage.DIFFUSION].event], 1e-5)
-    with pytest.raises(
-        ConfigError, match=r"spend epsilon .*codec 2 \+ 1 rounds of 1 steps, diffusion 2 \+ 2"
-    ):
-        private_codec_study(public, epsilon=alone * 1.01)
-
-
 def test_a_codec_stage_without_budget_goes_on_with_the_codec_that_there_is(tmp_path, data):
     public = public_state(**GRADIENT_CODEC)
     federation = opened(tmp_path / "run", private_codec_study(public, ("a",)), data, public)
@@ -383,27 +311,6 @@ def test_a_codec_stage_without_budget_goes_on_with_the_codec_that_there_is(tmp_p
     assert (state.stage, state.round_index, state.ended) == (Stage.DIFFUSION, 2, False)
     assert [entry.order.stage for entry in reserved(federation)] == ["codec", "diffusion", "diffusion"]
     assert [e["event"] for e in events(federation)].count("budget_spent") == 1
-
-
-def test_a_public_codec_of_another_size_is_refused(public):
-    study = private_study(public)
-    wider = {n: torch.cat([t, t]) for n, t in public.codec.items()}
-    other = dataclasses.replace(public, codec=wider)
-    renamed = study.privacy.model_copy(update={"public_model": other.model_digest})
-    with pytest.raises(RunError, match="other sizes"):
-        start_from_public(other, study.model_copy(update={"privacy": renamed}))
-
-
-def test_a_study_without_privacy_must_train_its_codec():
-    with pytest.raises(ConfigError, match=r"codec\.training is missing"):
-        small_study(("a",), codec__training={"rounds": 0, "local_steps": 1})
-
-
-def test_another_public_model_is_refused(public):
-    study = private_study(public)
-    other = dataclasses.replace(public, denoiser_average={n: t + 1 for n, t in public.denoiser.items()})
-    with pytest.raises(RunError, match="not the one that the study names"):
-        start_from_public(other, study)
 
 
 def test_sites_answer_alone(tmp_path, data, public):
