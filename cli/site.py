@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from cli.console import out, print_json, table
-from cli.site_agent import approve, connect, install_kit, start, units
+from cli.site_agent import approve, cancel, connect, install_kit, start, units
 from client.ledger_export import ledger_rows, ledger_summary, registry_entry
 from client.private.budget import Budget
 from client.private.ledger import Ledger
@@ -25,6 +25,7 @@ site_app.add_typer(ledger_app, name="ledger")
 site_app.command("install")(install_kit)
 site_app.command("approve")(approve)
 site_app.command("start")(start)
+site_app.command("cancel")(cancel)
 site_app.command("connect")(connect)
 site_app.command("units")(units)
 

@@ -1,5 +1,6 @@
 """`fedvox site install | approve | start`: a hospital joins a study, and its agent works for it."""
 
+import os
 import signal
 from pathlib import Path
 from typing import Annotated
@@ -18,6 +19,7 @@ from client.approval import Approvals
 from client.installation import SITE_FILE, Installation, install
 from client.site import Site
 from client.site_config import SiteConfig, load_site_config
+from common.artifact import write_text_atomic
 from common.errors import ConfigError
 from common.kit import read_kit
 from common.study import Study, load_study
@@ -25,6 +27,7 @@ from deploy.processes import SUPERNODE_PORT, program, supernode
 from deploy.supervisor import keep_running
 from deploy.units import site_units
 
+PID_FILE = "agent.pid"
 SiteFile = Annotated[Path, typer.Argument(metavar="SITE", help="The site's YAML file.")]
 
 
@@ -98,10 +101,32 @@ def start(site_file: SiteFile) -> None:
     )
     service = AgentService(desk, config.agent.socket, config.agent.group, config.state / "spool")
     service.start()
+    write_text_atomic(config.state / PID_FILE, f"{os.getpid()}\n")
+    signal.signal(signal.SIGUSR1, lambda *_: _call_off(desk))
     signal.signal(signal.SIGTERM, lambda *_: service.stop())
     signal.signal(signal.SIGINT, lambda *_: service.stop())
     out.print(f"agent of {config.name} listens at {config.agent.socket}", highlight=False)
     service.wait()
+
+
+def cancel(site_file: SiteFile) -> None:
+    """Call off the order that the site's agent is doing, at the end of its step.
+
+    Example: [bold]fedvox site cancel site/site.yaml[/]
+    """
+    path = load_site_config(site_file).state / PID_FILE
+    try:
+        pid = int(path.read_text(encoding="utf-8"))
+        if b"start" not in Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0"):
+            raise ProcessLookupError  # the number is another process' by now
+        os.kill(pid, signal.SIGUSR1)
+    except (OSError, ValueError):
+        raise ConfigError("no agent of this site is running", "fedvox site start") from None
+    out.print("the agent was told; its log says whether there was an order")
+
+
+def _call_off(desk: Desk) -> None:
+    out.print("the order is called off" if desk.cancel() else "there is no order to call off")
 
 
 def connect(

@@ -217,3 +217,12 @@ def test_a_study_that_would_go_on_with_one_site_alone_is_not_approved(made):
         fedvox("site", "approve", "north/site.yaml", "alone.yaml", "--yes", cwd=folder),
         "goes on with 1 sites",
     )
+
+
+def test_there_is_nothing_to_call_off_without_an_agent(made):
+    folder, _, _ = made
+    for left_behind in (None, "1\n", "nonsense"):  # 1 is somebody else
+        if left_behind is not None:
+            (folder / "north" / "state").mkdir(exist_ok=True)
+            (folder / "north" / "state" / "agent.pid").write_text(left_behind)
+        refused(fedvox("site", "cancel", "north/site.yaml", cwd=folder), "no agent of this site is running")

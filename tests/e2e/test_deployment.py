@@ -111,6 +111,13 @@ def test_following_the_page_ends_in_volumes_with_a_sealed_manifest(followed):
         assert "refused" not in log.read_text()
 
 
+def test_an_operator_can_call_off_an_order_and_is_told_if_there_is_none(followed):
+    followed.fedvox("north", "site", "cancel", "north/site.yaml")
+    log = followed.running["north-agent"].log
+    followed.wait_for(lambda: "there is no order to call off" in log.read_text(), 10, "the agent's answer")
+    assert followed.running["north-agent"].process.poll() is None
+
+
 def test_every_process_ends_soon_when_it_is_told_to(followed):
     for name, running in followed.running.items():
         running.process.terminate()
