@@ -7,6 +7,7 @@ from pydantic import Field, NonNegativeInt, model_validator
 
 from common.codec.config import CodecConfig
 from common.diffusion.config import DiffusionConfig
+from common.federation.aggregation import WEIGHTED
 from common.federation.config import FederationConfig, TrainingConfig
 from common.federation.stage import Stage
 from common.frozen import FrozenModel, fingerprint, load_yaml, parse
@@ -86,6 +87,12 @@ class Study(FrozenModel):
             raise ValueError(
                 "codec.training is missing or has no rounds: only a study with a `privacy` section may take "
                 "its codec from a public model"
+            )
+        rule, quantizer = self.federation.aggregation.kind, self.codec.model.quantizer.kind
+        if self.codec.training.rounds > 0 and quantizer == "ema" and rule not in WEIGHTED:
+            raise ValueError(
+                f"federation.aggregation {rule} has no meaning for the sums of codec.model.quantizer ema: "
+                f"use {' or '.join(WEIGHTED)}, or the quantizer {' or '.join(_PRIVATE_QUANTIZERS)}"
             )
         if self.privacy is not None:
             self._trains_privately(self.privacy)

@@ -1,32 +1,26 @@
-"""From valid reports to the next global state."""
+"""From what a round's reports amount to, to the next global state."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 from torch import Tensor
 
 from common.codec.codebook import is_codebook_sum, split_dead_codes_of
 from common.diffusion.ema import ema_update, warmed_decay
-from common.federation.messages import TrainReport
 from common.federation.stage import Stage
-from common.federation.update import Update, total
 from common.study import Study
 from server.server_optimizer import ServerOptimizer
 from server.state import GlobalState
 
 
-def next_state(state: GlobalState, reports: Sequence[TrainReport], study: Study) -> GlobalState:
+def next_state(state: GlobalState, mean: Mapping[str, Tensor], study: Study) -> GlobalState:
     """Return the global state after a round.
 
     Args:
         state: The state the round started from.
-        reports: Valid reports; they are summed in site-name order whatever order they are given in.
-        study: Weights and strategy.
+        mean: What the reports amount to; see `combined`.
+        study: The strategy.
     """
-    ordered = sorted(reports, key=lambda report: report.site)
-    mean = total(
-        Update.of(report.parameters, study.federation.weight(report.site)) for report in ordered
-    ).mean()
     round_index = state.round_index + 1
     trained, slots = _apply_strategy(state, mean, round_index, study)
     if state.stage is Stage.CODEC:

@@ -17,6 +17,7 @@ from server.flower_transport import FlowerTransport
 from server.rounds import RunRecords, run_study
 from server.run_folder import RunFolder
 from server.seals import NoSeals, Seals, StudySeals
+from server.spool import Spool
 
 RUN_FOLDER_VARIABLE = "FEDVOX_RUN_FOLDER"
 CONNECT_DEADLINE_S = 600.0
@@ -32,7 +33,7 @@ def main(grid: Grid, context: Context) -> None:
     seals = _seals(context)
     with run.driven_by_one():
         node_of = find_sites(grid, study.federation.sites, CONNECT_DEADLINE_S, seals)
-        transport = FlowerTransport(grid, node_of, seals)
+        transport = FlowerTransport(grid, node_of, seals, Spool(run.spool))
         run_study(study, transport, RunRecords.of(run))
 
 

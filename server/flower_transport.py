@@ -13,13 +13,21 @@ from dataclasses import dataclass
 from flwr.app import Message, MessageType
 from flwr.serverapp import Grid
 
-from common.errors import ErrorCode, FedvoxError, WireError
-from common.federation.headers import Cancellation, FailureHeader, FollowUp, OrderHeader, ProgressHeader
+from common.errors import ErrorCode, FederationError, FedvoxError, WireError
+from common.federation.headers import (
+    Cancellation,
+    FailureHeader,
+    FollowUp,
+    OrderHeader,
+    ProgressHeader,
+    header_from_bytes,
+)
 from common.federation.messages import FailureReport, Report, TrainOrder, TrainReport
 from common.federation.packet import Packet
-from common.federation.packing import order_to_packet, report_from_packet
+from common.federation.packing import EncodedOnce, order_to_packet, report_from_packet
 from common.federation.wire import packet_from_records, packet_to_records
 from server.seals import Seals
+from server.spool import Spool
 from server.transport import Exchange
 
 POLL_S = 0.2
@@ -73,19 +81,25 @@ class FlowerTransport:
         grid: Flower's grid.
         node_of: Node of each site; see `find_sites`.
         seals: Of the coordinator and the sites.
+        spool: Where reports' tensors lie.
     """
 
     grid: Grid
     node_of: dict[str, int]
     seals: Seals
+    spool: Spool
 
     def exchange(self, orders: Sequence[TrainOrder], deadline_s: float) -> Exchange:
-        """Return what arrived within ``deadline_s`` seconds; late replies are not waited for."""
+        """Return what arrived within ``deadline_s`` seconds; late replies are not waited for.
+
+        Raises:
+            ArtifactError: The disk is full.
+        """
         traffic = _Traffic()
         give_up = time.monotonic() + deadline_s
-        errands = {}
+        errands, encode = {}, EncodedOnce()
         for order in orders:
-            packet = self.seals.sealed(order_to_packet(order, deadline_s))
+            packet = self.seals.sealed(order_to_packet(order, deadline_s, encode))
             errands[order.site] = _Errand(packet, packet.read_as(OrderHeader).order_id)
         while time.monotonic() < give_up and not all(errand.is_over for errand in errands.values()):
             self._send_what_is_due(errands, give_up, traffic)
@@ -116,33 +130,37 @@ class FlowerTransport:
             traffic.down += packet.num_bytes
 
     def _receive(self, errands: dict[str, _Errand], traffic: _Traffic) -> bool:
-        """Take what has arrived; return whether anything has."""
-        waiting = {e.message: (site, e) for site, e in errands.items() if e.message is not None}
-        if not waiting:
-            return False
-        arrived = list(self.grid.pull_messages(sorted(waiting)))
-        for reply in arrived:
-            site, errand = waiting[reply.metadata.reply_to_message_id]
-            errand.message = None
-            packet = packet_in(reply)
-            if packet is None:  # Flower's own failures carry free text, which says nothing of the order
-                _note_lost(errand)
-            else:
-                traffic.up += packet.num_bytes
-                self._take(site, errand, packet)
-        return bool(arrived)
+        """Take what has arrived, one reply at a time: memory holds no two; return whether anything has."""
+        arrived = False
+        for site, errand in errands.items():
+            if errand.message is None:
+                continue
+            for reply in self.grid.pull_messages([errand.message]):
+                arrived = True
+                errand.message = None
+                packet = packet_in(reply)
+                if packet is None:  # Flower's own failures carry free text, which says nothing of the order
+                    _note_lost(errand)
+                else:
+                    traffic.up += packet.num_bytes
+                    self._take(site, errand, packet)
+        return arrived
 
     def _take(self, site: str, errand: _Errand, packet: Packet) -> None:
         """Take an answer; one that is not by the site it should be from is as good as none."""
         try:
-            header = packet.read()
+            header = header_from_bytes(packet.header)
             unsigned = isinstance(header, FailureHeader) and not header.order_id  # the courier's own word
             if not unsigned:
                 self.seals.refuse_unsealed(packet, site)
-            report = None if isinstance(header, ProgressHeader) else report_from_packet(packet)
+            if isinstance(header, ProgressHeader):
+                packet.read()
+                report = None
+            else:
+                report = report_from_packet(packet, self.spool.keep)
             if isinstance(report, TrainReport) and report.site != site:
                 raise WireError("a report of another site", "give each site its own name")
-        except FedvoxError:
+        except FederationError:
             _note_lost(errand)
             return
         errand.lost = 0

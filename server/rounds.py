@@ -17,6 +17,7 @@ from common.study import Study
 from server.aggregate import next_state
 from server.checkpoint import CheckpointStore
 from server.collect import Collector
+from server.combine import Combined, combined
 from server.events import EventLog
 from server.ledger_heads import LedgerHeads
 from server.run_folder import RunFolder
@@ -86,8 +87,9 @@ def run_study(
                 raise  # the public model would go out as one that was trained on patients
             state = dataclasses.replace(state, ended=True)
         else:
-            state = _finite(next_state(state, reports, study))
-            _log_round(log, state, exchange, reports, time.monotonic() - started)
+            amount = combined(reports, state.trained, study.federation)
+            state = _finite(next_state(state, amount.tensors, study))
+            _log_round(log, state, exchange, reports, amount, time.monotonic() - started)
         records.store.save(state)
         if state.ended or state.round_index == study.schedule_of(state.stage).rounds:
             log.append("stage_finished", stage=state.stage.value)
@@ -139,7 +141,12 @@ def _finite(state: GlobalState) -> GlobalState:
 
 
 def _log_round(
-    log: EventLog, state: GlobalState, exchange: Exchange, reports: list[TrainReport], seconds: float
+    log: EventLog,
+    state: GlobalState,
+    exchange: Exchange,
+    reports: list[TrainReport],
+    amount: Combined,
+    seconds: float,
 ) -> None:
     log.append(
         "round_finished",
@@ -152,6 +159,7 @@ def _log_round(
             report.site: {
                 "steps": report.steps,
                 "seconds": round(report.seconds, 3),
+                "share": round(amount.shares[report.site], 4),
                 "metrics": {name: float(value) for name, value in sorted(report.metrics.items())},
             }
             for report in reports

@@ -5,6 +5,7 @@ runs/NAME/
   study.yaml        the study, resolved
   events.jsonl      one line per thing that happened
   ledger_heads.json last head of each site's privacy ledger, in a private study
+  spool/            reports' tensors of the round at hand
   checkpoints/      codec-0003/, diffusion-0012/: the state after a round
   sites/            in simulation only: each site's own folder
   synthetic/        what `fedvox synth` made by default
@@ -179,6 +180,11 @@ class RunFolder:
     def ledger_heads(self) -> Path:
         """Last heads of the sites' privacy ledgers."""
         return self.path / "ledger_heads.json"
+
+    @property
+    def spool(self) -> Path:
+        """Folder of the tensors of the round at hand."""
+        return self.path / "spool"
 
     @property
     def sites(self) -> Path:

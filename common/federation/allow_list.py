@@ -6,7 +6,7 @@ tensor could carry a patient, a NaN or a huge number would spoil the global mode
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -87,13 +87,14 @@ def _wrong_counts(given: Mapping[str, Tensor], asked: Mapping[str, Tensor], name
 
 
 def _too_far(given: Mapping[str, Tensor], asked: Mapping[str, Tensor], furthest: float | None) -> str | None:
-    moved = _norm({name: given[name].double() - asked[name].double() for name in asked})
-    size = max(_norm(asked), math.sqrt(sum(tensor.numel() for tensor in asked.values())))
+    # One tensor at a time: a report's are read from the disk.
+    moved = _norm(given[name].double() - asked[name].double() for name in asked)
+    size = max(_norm(asked.values()), math.sqrt(sum(tensor.numel() for tensor in asked.values())))
     limit = _FURTHEST * size if furthest is None else furthest + _ROUNDING * size
     if moved > limit:
         return f"its tensors moved by {moved:.3g}, and training moves them by at most {limit:.3g}"
     return None
 
 
-def _norm(tensors: Mapping[str, Tensor]) -> float:
-    return math.hypot(*(float(torch.linalg.vector_norm(tensor.double())) for tensor in tensors.values()))
+def _norm(tensors: Iterable[Tensor]) -> float:
+    return math.hypot(*(float(torch.linalg.vector_norm(tensor.double())) for tensor in tensors))

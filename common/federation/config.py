@@ -4,6 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
+from common.federation.aggregation import WEIGHTED, AggregationConfig, MeanConfig
 from common.frozen import FrozenModel
 
 Momentum = Annotated[float, Field(ge=0, lt=1)]
@@ -79,7 +80,8 @@ class FederationConfig(FrozenModel):
         min_sites: Valid reports a round needs; all sites when absent.
         round_deadline_s: Seconds after which a missing report counts as a dropout.
         round_attempts: Times a round is tried before the run stops with a named error.
-        strategy: How reports become the next global model.
+        aggregation: How a round's reports become one.
+        strategy: How that becomes the next global model.
     """
 
     sites: Annotated[
@@ -89,6 +91,7 @@ class FederationConfig(FrozenModel):
     min_sites: PositiveInt | None = None
     round_deadline_s: PositiveFloat = 3600.0
     round_attempts: PositiveInt = 2
+    aggregation: AggregationConfig = MeanConfig()
     strategy: StrategyConfig = FedAvgConfig()
 
     @model_validator(mode="after")
@@ -99,6 +102,17 @@ class FederationConfig(FrozenModel):
             raise ValueError("weights must name every site of `sites` and no other")
         if self.min_sites is not None and self.min_sites > len(self.sites):
             raise ValueError(f"min_sites {self.min_sites} is more than the {len(self.sites)} sites")
+        rule = self.aggregation
+        if self.quorum < rule.fewest_reports:
+            raise ValueError(
+                f"aggregation {rule.kind} needs {rule.fewest_reports} reports in every round, and a round "
+                f"may have {self.quorum}: raise min_sites, or use another rule"
+            )
+        if self.weights is not None and rule.kind not in WEIGHTED:
+            raise ValueError(
+                f"aggregation {rule.kind} knows of no weights: leave weights out, or use "
+                f"{' or '.join(WEIGHTED)}"
+            )
         return self
 
     @property

@@ -59,15 +59,23 @@ class Packet:
         Raises:
             WireError: It is of another, or the sections are not those that it vouches for.
         """
-        header = self.read()
-        if not isinstance(header, kind):
-            raise WireError(f"a {header.kind} where another message belongs", "compare fedvox versions")
-        return header
+        return of_kind(self.read(), kind)
 
     @property
     def num_bytes(self) -> int:
         """Bytes of the sections, which is what travels but for some hundred bytes."""
         return sum(map(len, self.sections.values()))
+
+
+def of_kind(header: Header, kind: type[Kind]) -> Kind:
+    """Return ``header``, which is of ``kind``.
+
+    Raises:
+        WireError: It is of another.
+    """
+    if not isinstance(header, kind):
+        raise WireError(f"a {header.kind} where another message belongs", "compare fedvox versions")
+    return header
 
 
 def sections_of(header: Header) -> dict[str, Section]:

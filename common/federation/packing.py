@@ -5,7 +5,7 @@ safetensors, never pickle: reading cannot run code.
 
 import hashlib
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from safetensors import SafetensorError
 from safetensors.torch import load, save
@@ -19,20 +19,45 @@ from common.federation.headers import (
     ReportHeader,
 )
 from common.federation.messages import FailureReport, LedgerProof, Report, TrainOrder, TrainReport
-from common.federation.packet import FROZEN, PARAMETERS, Packet, describe
+from common.federation.packet import FROZEN, PARAMETERS, Packet, describe, of_kind
 from common.release import release
 
+Encode = Callable[[Mapping[str, Tensor]], bytes]
+Decode = Callable[[bytes], Mapping[str, Tensor]]
 
-def order_to_packet(order: TrainOrder, deadline_s: float) -> Packet:
+
+def tensors_to_bytes(tensors: Mapping[str, Tensor]) -> bytes:
+    """Return tensors in safetensors form; equal names, shapes and dtypes give equally many bytes."""
+    content: bytes = save({name: tensors[name].detach().cpu().contiguous() for name in sorted(tensors)})
+    return content
+
+
+class EncodedOnce:
+    """Makes bytes of tensors once, however many orders of a round carry the very same ones."""
+
+    def __init__(self) -> None:
+        self._made: list[tuple[Mapping[str, Tensor], bytes]] = []
+
+    def __call__(self, tensors: Mapping[str, Tensor]) -> bytes:
+        """Return ``tensors`` in safetensors form."""
+        for known, content in self._made:
+            if known is tensors:
+                return content
+        self._made.append((tensors, tensors_to_bytes(tensors)))
+        return self._made[-1][1]
+
+
+def order_to_packet(order: TrainOrder, deadline_s: float, encode: Encode = tensors_to_bytes) -> Packet:
     """Return ``order`` as an unsealed packet.
 
     Args:
         order: The order.
         deadline_s: Seconds from its receipt until nobody waits for it any more.
+        encode: Makes bytes of tensors; `EncodedOnce` for many orders of one round.
     """
-    sections = {PARAMETERS: tensors_to_bytes(order.parameters)}
+    sections = {PARAMETERS: encode(order.parameters)}
     if order.frozen:
-        sections[FROZEN] = tensors_to_bytes(order.frozen)
+        sections[FROZEN] = encode(order.frozen)
     described = {name: describe(content) for name, content in sections.items()}
     header = OrderHeader(
         study_digest=order.study_digest,
@@ -58,7 +83,7 @@ def order_from_packet(packet: Packet) -> TrainOrder:
         WireError: It holds something else.
     """
     header = packet.read_as(OrderHeader)
-    parameters = _from_bytes(packet.sections[PARAMETERS])
+    parameters = tensors_from_bytes(packet.sections[PARAMETERS])
     if manifest_of(parameters) != header.manifest:
         raise WireError("an order's tensors are not those of its manifest", "ask for it again")
     return TrainOrder(
@@ -69,7 +94,7 @@ def order_from_packet(packet: Packet) -> TrainOrder:
         attempt=header.attempt,
         parameters=parameters,
         frozen_digest=header.frozen_digest,
-        frozen=_from_bytes(packet.sections[FROZEN]) if FROZEN in packet.sections else {},
+        frozen=tensors_from_bytes(packet.sections[FROZEN]) if FROZEN in packet.sections else {},
         run=header.run,
         ledger_head=header.ledger_head,
     )
@@ -101,8 +126,12 @@ def report_to_packet(report: Report, order_id: str) -> Packet:
     return Packet.of(header, {PARAMETERS: parameters})
 
 
-def report_from_packet(packet: Packet) -> Report:
+def report_from_packet(packet: Packet, decode: Decode | None = None) -> Report:
     """Return the report in ``packet``.
+
+    Args:
+        packet: The packet.
+        decode: Makes tensors of bytes; `tensors_from_bytes` by default.
 
     Raises:
         WireError: It holds something else.
@@ -110,13 +139,13 @@ def report_from_packet(packet: Packet) -> Report:
     header = packet.read()
     if isinstance(header, FailureHeader):
         return FailureReport(site=header.site, code=header.code)
-    header = packet.read_as(ReportHeader)
+    header = of_kind(header, ReportHeader)
     return TrainReport(
         study_digest=header.study_digest,
         site=header.site,
         stage=header.stage,
         round_index=header.round_index,
-        parameters=_from_bytes(packet.sections[PARAMETERS]),
+        parameters=(decode or tensors_from_bytes)(packet.sections[PARAMETERS]),
         steps=header.steps,
         seconds=header.seconds,
         metrics=header.metrics,
@@ -136,13 +165,12 @@ def _lines_of(proof: LedgerProof | None) -> LedgerLines | None:
     return LedgerLines(start=proof.start, bodies=proof.bodies, head=proof.head)
 
 
-def tensors_to_bytes(tensors: Mapping[str, Tensor]) -> bytes:
-    """Return tensors in safetensors form; equal names, shapes and dtypes give equally many bytes."""
-    content: bytes = save({name: tensors[name].detach().cpu().contiguous() for name in sorted(tensors)})
-    return content
+def tensors_from_bytes(content: bytes) -> dict[str, Tensor]:
+    """Return tensors in safetensors form, in name order.
 
-
-def _from_bytes(content: bytes) -> dict[str, Tensor]:
+    Raises:
+        WireError: ``content`` holds no tensors.
+    """
     try:
         tensors: dict[str, Tensor] = load(content)
     except (SafetensorError, ValueError, KeyError) as error:

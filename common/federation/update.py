@@ -15,6 +15,7 @@ is the code of the union of the sites.
 tensor([3.], dtype=torch.float64)
 """
 
+import operator
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import reduce
@@ -65,7 +66,8 @@ def total(updates: Iterable[Update]) -> Update:
     Raises:
         FederationError: There is nothing to add.
     """
-    items = list(updates)
-    if not items:
+    remaining = iter(updates)
+    first = next(remaining, None)
+    if first is None:
         raise FederationError("no update to aggregate", "wait for more sites")
-    return reduce(lambda left, right: left + right, items)
+    return reduce(operator.add, remaining, first)

@@ -7,7 +7,7 @@
 """
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from common.errors import RunError
@@ -43,6 +43,7 @@ class RoundRow:
         bytes_up: From the sites to the server.
         bytes_down: From the server to the sites.
         sites: Seconds of training of each site whose report counted.
+        shares: Part of what each of them sent that counted, where the study's aggregation bounds it.
     """
 
     stage: str
@@ -51,6 +52,7 @@ class RoundRow:
     bytes_up: int
     bytes_down: int
     sites: Mapping[str, float]
+    shares: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -95,6 +97,7 @@ class RunHistory:
                         values.setdefault((row.stage, metric, site), {})[row.round_index] = value
                 case "run_resumed" | "site_missing" | "site_failed" | "report_rejected":
                     incidents.append(_incident(event))
+        incidents += _shortened(rounds.values())
         curves = tuple(Curve(*key, points=tuple(sorted(points.items()))) for key, points in values.items())
         return cls(tuple(rounds.values()), curves, tuple(incidents), started, finished)
 
@@ -118,6 +121,7 @@ def _round_of(event: Mapping[str, Any]) -> tuple[RoundRow, dict[tuple[str, str],
             bytes_up=int(event["bytes_up"]),
             bytes_down=int(event["bytes_down"]),
             sites={name: float(facts["seconds"]) for name, facts in event["sites"].items()},
+            shares={name: float(facts.get("share", 1)) for name, facts in event["sites"].items()},
         )
         metrics = {
             (site, metric): float(value)
@@ -130,6 +134,19 @@ def _round_of(event: Mapping[str, Any]) -> tuple[RoundRow, dict[tuple[str, str],
             "the log was written by another version, or edited; restore it",
         ) from None
     return row, metrics
+
+
+def _shortened(rounds: Iterable[RoundRow]) -> list[str]:
+    """Return, in words, of which sites less counted than they sent."""
+    shares: dict[str, list[float]] = {}
+    for row in rounds:
+        for site, share in row.shares.items():
+            shares.setdefault(site, []).append(share)
+    return [
+        f"Of what site {site} changed, {sum(parts) / len(parts):.0%} counted (mean of {len(parts)} rounds)."
+        for site, parts in sorted(shares.items())
+        if min(parts) < 1
+    ]
 
 
 def _incident(event: Mapping[str, Any]) -> str:

@@ -71,6 +71,9 @@ def test_an_unknown_key_names_the_nearest_right_one(path, value, nearest):
         ("federation.sites", ["A b"], "sites"),
         ("federation.min_sites", 4, "more than the 3 sites"),
         ("federation.weights", {"a": 1}, "every site"),
+        ("federation.aggregation", {"kind": "krum"}, "needs 5 reports"),
+        ("federation.aggregation", {"kind": "trimmed_mean", "trim": 2}, "needs 5 reports"),
+        ("federation.aggregation", {"kind": "median"}, "no meaning for the sums"),
         ("volume.intensity", {"kind": "percentile", "low": 99, "high": 1}, "not below"),
         ("volume.output_range", [1, 1], "not ascending"),
         ("codec.training.rounds", 0, "has no rounds"),
@@ -82,6 +85,23 @@ def test_an_unknown_key_names_the_nearest_right_one(path, value, nearest):
 def test_what_cannot_be_meant_is_refused(path, value, message):
     with pytest.raises(ConfigError, match=message):
         parse(Study, changed(path, value), "study.yaml")
+
+
+def test_rules_that_know_of_no_weights_refuse_them():
+    weights = {"a": 1.0, "b": 2.0, "c": 1.0}
+    with pytest.raises(ConfigError, match="knows of no weights"):
+        parse(
+            Study,
+            changed(
+                "federation", {**GOOD["federation"], "weights": weights, "aggregation": {"kind": "median"}}
+            ),
+            "study.yaml",
+        )
+
+
+def test_sums_of_a_codebook_are_combined_by_rules_that_keep_them_sums():
+    clipped = parse(Study, changed("federation.aggregation", {"kind": "norm_clipping"}), "study.yaml")
+    assert clipped.federation.aggregation.times_median == 1.0
 
 
 @pytest.mark.parametrize("text", ["- 1\n", "a: [", "\tx: 1", ""])

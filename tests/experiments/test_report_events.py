@@ -126,6 +126,14 @@ def test_what_went_wrong_is_told():
     )
 
 
+def test_of_whose_changes_less_counted_is_told():
+    rounds = [finished("codec", index) for index in (1, 2)]
+    for event, share in zip(rounds, (0.2, 0.4), strict=True):
+        event["sites"]["a"]["share"] = share
+    (told,) = RunHistory.from_events(rounds).incidents
+    assert told == "Of what site a changed, 30% counted (mean of 2 rounds)."
+
+
 @pytest.mark.parametrize("missing", ["stage", "round", "seconds", "bytes_up", "bytes_down", "sites"])
 def test_an_incomplete_round_is_named(missing):
     event = finished("codec", 7)

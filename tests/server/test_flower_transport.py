@@ -1,6 +1,8 @@
 """Packets over Flower's grid: each node speaks for its own site, and lost messages lose no work."""
 
 import dataclasses
+import tempfile
+from pathlib import Path
 
 import pytest
 import torch
@@ -28,6 +30,7 @@ from server import flower_transport
 from server.find_sites import find_sites
 from server.flower_transport import MOST_LOST, FlowerTransport
 from server.seals import NoSeals, StudySeals
+from server.spool import Spool
 
 pytestmark = pytest.mark.usefixtures("flower_process")
 
@@ -108,7 +111,10 @@ def packed(site, asked, made=None, key=None):
 
 def exchange(answer, seals=SEALS, deadline_s=5.0):
     grid = FakeGrid(answer)
-    return FlowerTransport(grid, NODES, seals).exchange([order("a"), order("b")], deadline_s), grid
+    with tempfile.TemporaryDirectory() as folder:
+        transport = FlowerTransport(grid, NODES, seals, Spool(Path(folder) / "spool"))
+        found = transport.exchange([order("a"), order("b")], deadline_s)
+    return found, grid
 
 
 def test_each_site_s_report_arrives_and_bytes_are_counted():
