@@ -107,9 +107,9 @@ def revoke(site: Annotated[str, typer.Argument(help="Name of the site.")], home:
 
 
 def _show(coordinator: Coordinator) -> None:
-    rows = []
+    rows, revoked = [], coordinator.revocations.sites
     for name, site in sorted(coordinator.sites.items()):
-        state = "revoked" if site.revoked else "enrolled" if site.enrolment else "invited"
+        state = "revoked" if name in revoked else "enrolled" if site.enrolment else "invited"
         rows.append([name, state, site.enrolment.key.fingerprint if site.enrolment else ""])
     out.print(table("sites", ["site", "state", "fingerprint of its signing key"], rows))
     left = days_left(coordinator.folder / "server.crt")

@@ -92,6 +92,6 @@ class _Registrar:
         if enrolled == self._let_in:
             return
         with contextlib.suppress(RunError):  # the server is starting: tried again
-            self._flower.register_sites()
+            self._flower.admit_sites()
             self._let_in = enrolled
             out.print(f"sites that may connect: {', '.join(enrolled)}", highlight=False)

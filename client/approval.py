@@ -6,19 +6,16 @@ An agent does the orders of approved studies only, sealed by the coordinator tha
 record is the site's own: whoever cannot sign with the site's key cannot add to it.
 """
 
-import base64
-import json
-from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
-from pydantic import AwareDatetime, PositiveInt, ValidationError
+from pydantic import AwareDatetime, PositiveInt
 
-from common.artifact import OWNER_ONLY, write_text_atomic
+from common.artifact import OWNER_ONLY
 from common.errors import SealError, UnapprovedError
 from common.frozen import FrozenModel
 from common.seal import PublicSealKey, SealKey
+from common.sealed_record import SealedRecord
 from common.study import Study
 
 PURPOSE = "approval"
@@ -60,10 +57,8 @@ class Approvals:
     def add(self, study: Study, coordinator: PublicSealKey, runs: int, key: SealKey) -> Approval:
         """Sign and keep an approval; an earlier one of the same study is replaced."""
         approval = Approval(study=study, coordinator=coordinator.text, runs=runs, time=datetime.now(UTC))
-        content = json.dumps(approval.model_dump(mode="json"), sort_keys=True)
-        seal = base64.b64encode(key.sign(PURPOSE, content.encode())).decode()
         self._folder.mkdir(mode=OWNER_ONLY, parents=True, exist_ok=True)
-        write_text_atomic(self._path(study.digest), json.dumps({"content": content, "seal": seal}))
+        SealedRecord.of(PURPOSE, approval, key).write(self._path(study.digest))
         return approval
 
     def of(self, study_digest: str) -> Approval:
@@ -93,13 +88,7 @@ class Approvals:
         return sorted(map(self._read, self._folder.glob("*.json")), key=lambda approval: approval.time)
 
     def _read(self, path: Path) -> Approval:
-        try:
-            record: Mapping[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-            content = str(record["content"]).encode()
-            self._key.verify(PURPOSE, content, base64.b64decode(record["seal"]))
-            approval = Approval.model_validate_json(content)
-        except (ValueError, KeyError, TypeError, ValidationError):
-            raise SealError(f"{path} is no approval", "approve the study again") from None
+        approval = SealedRecord.read(path).verified(PURPOSE, Approval, self._key)
         if path.stem != approval.study.digest:
             raise SealError(f"{path} is the approval of another study", "approve the study again")
         return approval

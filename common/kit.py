@@ -4,7 +4,7 @@ NAME.kit     ZIP: kit.json, runbook and service files; its SHA-256 is told by te
 NAME.enrol   JSON: the site's public keys, sealed by one of them and by the kit's token
 """
 
-import base64
+import dataclasses
 import hashlib
 import hmac
 import io
@@ -16,12 +16,13 @@ from typing import Annotated, Literal
 
 from pydantic import Field, ValidationError
 
-from common.artifact import PRIVATE_FILE, write_bytes_atomic, write_text_atomic
+from common.artifact import PRIVATE_FILE, write_bytes_atomic
 from common.errors import ConfigError, SealError
 from common.federation.config import SiteName
 from common.federation.headers import Release
 from common.frozen import FrozenModel
 from common.seal import PublicSealKey, SealKey
+from common.sealed_record import SealedRecord
 from common.study import Study
 
 PURPOSE = "enrolment"
@@ -125,38 +126,24 @@ def read_kit(path: Path, fingerprint: str) -> tuple[Kit, dict[str, str]]:
 
 def write_enrolment(path: Path, enrolment: Enrolment, key: SealKey, token: str) -> None:
     """Write what a site tells of itself."""
-    content = json.dumps(enrolment.model_dump(mode="json"), sort_keys=True)
-    record = {
-        "content": content,
-        "seal": base64.b64encode(key.sign(PURPOSE, content.encode())).decode(),
-        "proof": _proof(token, content),
-    }
-    write_text_atomic(path, json.dumps(record, indent=1) + "\n")
+    record = SealedRecord.of(PURPOSE, enrolment, key)
+    dataclasses.replace(record, beside={"proof": _proof(token, record.content)}).write(path)
 
 
-def read_enrolment(path: Path) -> tuple[Enrolment, str, str]:
-    """Return an enrolment, which its own key sealed, with the text and the proof that `is_proven` takes.
+def read_enrolment(path: Path) -> tuple[Enrolment, SealedRecord]:
+    """Return an enrolment, which its own key sealed, and the record that `is_proven` takes.
 
     Raises:
-        ConfigError: There is no such file, or it is no enrolment.
-        SealError: Its seal is not by the key in it.
+        SealError: It is no enrolment, or its seal is not by the key in it.
     """
-    try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-        content, proof = str(record["content"]), str(record["proof"])
-        enrolment = Enrolment.model_validate_json(content)
-        seal = base64.b64decode(record["seal"])
-    except OSError as error:
-        raise ConfigError(f"{path}: {error.strerror}", "check the path") from None
-    except (ValueError, KeyError, TypeError, ValidationError):
-        raise ConfigError(f"{path} is no enrolment", "ask the site for the file that install wrote") from None
-    enrolment.key.verify(PURPOSE, content.encode(), seal)
-    return enrolment, content, proof
+    record = SealedRecord.read(path)
+    return record.verified(PURPOSE, Enrolment, record.unverified(Enrolment).key), record
 
 
-def is_proven(content: str, proof: str, token: str) -> bool:
-    """Return whether whoever wrote ``content`` held the kit with this token."""
-    return hmac.compare_digest(proof.encode(), _proof(token, content).encode())
+def is_proven(record: SealedRecord, token: str) -> bool:
+    """Return whether whoever wrote an enrolment held the kit with this token."""
+    given = record.beside.get("proof", "")
+    return hmac.compare_digest(given.encode(), _proof(token, record.content).encode())
 
 
 def _proof(token: str, content: str) -> str:

@@ -7,6 +7,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from common.artifact import write_text_atomic
 from common.errors import RunError
 from common.quiet import FLOWER_QUIET
 from deploy.app_bundle import write_bundle
@@ -15,10 +16,11 @@ from server.coordinator import Coordinator
 
 COMMAND_S = 60.0
 UNKNOWN = "unknown"
+NODES = "nodes.json"  # Flower's numbers of the sites that were let in
 
 
 class FlowerCommand:
-    """Registers sites, submits runs, asks after them.
+    """Lets sites in and out, submits runs, asks after them.
 
     Args:
         coordinator: Whose server it is.
@@ -29,21 +31,43 @@ class FlowerCommand:
         self._coordinator = coordinator
         self._environment = FLOWER_QUIET | {"FLWR_HOME": str(flower_home(coordinator.folder, port))}
 
-    def register_sites(self) -> None:
-        """Let the enrolled sites' connections in; those that are known already are no error.
+    def admit_sites(self) -> None:
+        """Let the enrolled sites' connections in, and those of revoked sites out for good.
 
         Raises:
             RunError: The server does not answer, or does not take a site.
         """
-        for name, site in sorted(self._coordinator.sites.items()):
-            if site.enrolment is None or site.revoked:
-                continue
-            with tempfile.NamedTemporaryFile("w", suffix=".pub") as file:
-                file.write(site.enrolment.node_key + "\n")
-                file.flush()
-                answer = self._call("supernode", "register", file.name, SERVER, "--name", name)
-            if not answer.get("success") and "already in use" not in json.dumps(answer):
-                raise RunError(f"site {name} is not taken: {answer.get('error-message')}", "see its log")
+        nodes = self._nodes()
+        admitted = self._coordinator.keys().keys()
+        for name in sorted(admitted):  # also those that were: a server with a new database knows nobody
+            number = self._register(name)
+            nodes[name] = nodes.get(name) if number is None else number
+            self._note(nodes)
+        for name in sorted(nodes.keys() - admitted):
+            if nodes[name] is not None:
+                self._call("supernode", "unregister", str(nodes[name]), SERVER)
+            del nodes[name]
+            self._note(nodes)
+
+    def _register(self, name: str) -> int | None:
+        """Return Flower's number of a site; None if the server knew it before."""
+        enrolment = self._coordinator.sites[name].enrolment
+        if enrolment is None:
+            raise RunError(f"site {name} is not enrolled", "fedvox provision enrol")
+        with tempfile.NamedTemporaryFile("w", suffix=".pub") as file:
+            file.write(enrolment.node_key + "\n")
+            file.flush()
+            answer = self._call("supernode", "register", file.name, SERVER, "--name", name)
+        if not answer.get("success") and "already in use" not in json.dumps(answer):
+            raise RunError(f"site {name} is not taken: {answer.get('error-message')}", "see its log")
+        return answer.get("node-id")
+
+    def _nodes(self) -> dict[str, int | None]:
+        path = self._coordinator.folder / NODES
+        return dict(json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else {}
+
+    def _note(self, nodes: dict[str, int | None]) -> None:
+        write_text_atomic(self._coordinator.folder / NODES, json.dumps(nodes, indent=1, sort_keys=True))
 
     def submit(self, run_folder: Path) -> str:
         """Start the driver of a run; return Flower's identifier of it.

@@ -70,7 +70,7 @@ def _wait_for_server(flower: FlowerCommand, say: Say) -> None:
     give_up = time.monotonic() + SERVER_UP_S
     while True:
         try:
-            flower.register_sites()
+            flower.admit_sites()
         except RunError as error:
             if time.monotonic() > give_up:
                 raise

@@ -3,6 +3,7 @@
     study.key        seals orders; made here, never leaves
     ca.* server.*    its authority and certificates (deploy/authority.py)
     sites.json       by site: token of its kit until it was used, public keys since
+    revoked.json     numbered and sealed: the keys that count no more
     study.yaml       the study that the kits were made for
 
 A site is invited (it has a kit), then enrolled (its keys are known), and may be revoked for good.
@@ -13,7 +14,7 @@ import secrets
 from collections.abc import Sequence
 from pathlib import Path
 
-from pydantic import Field
+from pydantic import Field, NonNegativeInt
 
 from common.artifact import OWNER_ONLY, write_text_atomic
 from common.errors import ConfigError, SealError
@@ -21,9 +22,12 @@ from common.federation.config import SiteName
 from common.frozen import FrozenModel
 from common.kit import Enrolment, Kit, is_proven, read_enrolment
 from common.seal import PublicSealKey, SealKey
+from common.sealed_record import SealedRecord
 from common.study import Study, load_study
+from server.revocations import REVOKED, Revocations, read_revocations
 
 STUDY_KEY, SITES, STUDY, ADDRESS = "study.key", "sites.json", "study.yaml", "address"
+REVOCATIONS = "revoked.json"
 
 
 class KnownSite(FrozenModel):
@@ -32,15 +36,21 @@ class KnownSite(FrozenModel):
     Attributes:
         token: Of its kit, until an enrolment used it.
         enrolment: Its public keys.
-        revoked: Whether nothing of it counts any more.
     """
 
     token: str | None = None
     enrolment: Enrolment | None = None
-    revoked: bool = False
 
 
 class _Sites(FrozenModel):
+    """The file of sites.
+
+    Attributes:
+        sites: By name.
+        revocations: Number of the newest list of revocations, so that an older copy is noticed.
+    """
+
+    revocations: NonNegativeInt = 0
     sites: dict[SiteName, KnownSite] = Field(default_factory=dict)
 
 
@@ -73,7 +83,9 @@ class Coordinator:
         write_text_atomic(folder / STUDY, study_text)
         write_text_atomic(folder / ADDRESS, address + "\n")
         write_text_atomic(folder / SITES, _Sites().model_dump_json())
-        SealKey.generate().save(folder / STUDY_KEY)
+        key = SealKey.generate()
+        SealedRecord.of(REVOKED, Revocations(), key).write(folder / REVOCATIONS)
+        key.save(folder / STUDY_KEY)
         return cls(folder)
 
     @property
@@ -94,7 +106,16 @@ class Coordinator:
     @property
     def sites(self) -> dict[str, KnownSite]:
         """What is known, by site."""
-        return dict(_Sites.model_validate_json((self.folder / SITES).read_bytes()).sites)
+        return dict(self._known().sites)
+
+    @property
+    def revocations(self) -> Revocations:
+        """Whose keys count no more.
+
+        Raises:
+            SealError: The list is missing, not this study's, or older than one that was there before.
+        """
+        return read_revocations(self.folder / REVOCATIONS, self.key.public, self._known().revocations)
 
     def invite(self, site: str, authority: str) -> Kit:
         """Return a new kit for a site; an earlier one that was not used is worth nothing any more.
@@ -111,7 +132,7 @@ class Coordinator:
         if site not in study.federation.sites:
             raise ConfigError(f"the study has no site {site}", f"it has {', '.join(study.federation.sites)}")
         if site in known and known[site].token is None:
-            state = "revoked" if known[site].revoked else "enrolled"
+            state = "revoked" if site in self.revocations.sites else "enrolled"
             raise ConfigError(f"site {site} is {state}", "a site has one set of keys, for good")
         kit = Kit(
             site=site,
@@ -133,16 +154,18 @@ class Coordinator:
         """
         known, taken = self.sites, []
         for file in files:
-            enrolment, content, proof = read_enrolment(file)
+            enrolment, record = read_enrolment(file)
+            if enrolment.key.fingerprint in self.revocations.keys:
+                raise SealError(f"{file}: this key of {enrolment.site} was revoked", "for good")
             invited = known.get(enrolment.site, KnownSite())
             if invited.token is None:
-                if invited.enrolment == enrolment and not invited.revoked:
+                if invited.enrolment == enrolment:
                     continue  # the same file again
                 raise ConfigError(
                     f"{file}: site {enrolment.site} has no kit that is still to be used",
                     "invite it first; the keys of an enrolled site do not change",
                 )
-            if not is_proven(content, proof, invited.token):
+            if not is_proven(record, invited.token):
                 raise SealError(f"{file} was not written with the kit of {enrolment.site}", "ask the site")
             known[enrolment.site] = KnownSite(enrolment=enrolment)
             taken.append(enrolment)
@@ -155,19 +178,28 @@ class Coordinator:
         Raises:
             ConfigError: It is not known.
         """
-        known = self.sites
+        known, revocations = self.sites, self.revocations
         if site not in known:
             raise ConfigError(f"site {site} is not known", f"known: {', '.join(sorted(known)) or 'nobody'}")
-        self._save(known | {site: KnownSite(enrolment=known[site].enrolment, revoked=True)})
+        enrolment = known[site].enrolment
+        key = None if enrolment is None else enrolment.key.fingerprint
+        longer = revocations.with_one(site, key)
+        SealedRecord.of(REVOKED, longer, self.key).write(self.folder / REVOCATIONS)
+        self._save(known | {site: KnownSite(enrolment=enrolment)}, longer.number)
 
     def keys(self) -> dict[str, PublicSealKey]:
         """Return the public keys of the enrolled sites."""
+        revoked = self.revocations
         return {
             name: site.enrolment.key
             for name, site in sorted(self.sites.items())
-            if site.enrolment is not None and not site.revoked
+            if site.enrolment is not None and site.enrolment.key.fingerprint not in revoked.keys
         }
 
-    def _save(self, known: dict[str, KnownSite]) -> None:
-        content = _Sites(sites=known).model_dump(mode="json")
+    def _known(self) -> _Sites:
+        return _Sites.model_validate_json((self.folder / SITES).read_bytes())
+
+    def _save(self, known: dict[str, KnownSite], revocations: int | None = None) -> None:
+        number = self._known().revocations if revocations is None else revocations
+        content = _Sites(sites=known, revocations=number).model_dump(mode="json")
         write_text_atomic(self.folder / SITES, json.dumps(content, indent=2, sort_keys=True))

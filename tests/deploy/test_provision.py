@@ -154,7 +154,7 @@ def test_a_revoked_site_s_keys_never_count_again(made, tmp_path):
     coordinator.enrol([folder / "north" / "north.enrol"])
     coordinator.revoke("north")
     assert coordinator.keys() == {}
-    with pytest.raises(ConfigError, match="no kit that is still to be used"):
+    with pytest.raises(SealError, match="was revoked"):
         coordinator.enrol([folder / "north" / "north.enrol"])
     with pytest.raises(ConfigError, match="revoked"):
         coordinator.invite("north", "")

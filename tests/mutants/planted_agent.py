@@ -109,14 +109,14 @@ MUTANTS = (
     Mutant(
         "an enrolment without the kit",
         "server/coordinator.py",
-        "if not is_proven(content, proof, invited.token):",
+        "if not is_proven(record, invited.token):",
         "if False:",
         PROVISION,
     ),
     Mutant(
         "a revoked site's keys",
         "server/coordinator.py",
-        "if site.enrolment is not None and not site.revoked",
+        "if site.enrolment is not None and site.enrolment.key.fingerprint not in revoked.keys",
         "if site.enrolment is not None",
         PROVISION,
     ),
