@@ -1,5 +1,6 @@
 """`fedvox provision`: the coordinator makes start-up kits, takes enrolments, renews, revokes."""
 
+import enum
 from pathlib import Path
 from typing import Annotated
 
@@ -92,8 +93,40 @@ def renew(home: Home = HOME) -> None:
     Example: [bold]fedvox provision renew[/]
     """
     coordinator = Coordinator(home)
-    Authority(home).issue(coordinator.address.rpartition(":")[0])
+    Authority(home).issue(_host(coordinator))
     out.print(f"good for {days_left(home / 'server.crt'):.0f} days; restart nginx")
+
+
+class Step(enum.StrEnum):
+    """Of a change of authority."""
+
+    PREPARE = "prepare"
+    SWITCH = "switch"
+    FORGET = "forget"
+
+
+@provision_app.command("authority")
+def authority(
+    step: Annotated[Step, typer.Argument(help="Which step of the change.")], home: Home = HOME
+) -> None:
+    """Let another authority sign the server's certificates, before the old one ends.
+
+    First [bold]prepare[/], and send the notice to all sites, who take it by [bold]fedvox site trust[/].
+    When all have, [bold]switch[/], and restart the server. Later [bold]forget[/] the old one, with another notice.
+
+    Example: [bold]fedvox provision authority prepare[/]
+    """
+    coordinator, current = Coordinator(home), Authority(home)
+    if step is Step.SWITCH:
+        current.switch(_host(coordinator))
+        out.print("the new authority signs; restart the server's units")
+        return
+    if step is Step.PREPARE:
+        current.prepare_next(coordinator.study.name)
+    else:
+        current.forget_old()
+    notice = coordinator.notice(current.pem)
+    out.print(f"send {notice} to every site: fedvox site trust SITE {notice.name}", highlight=False)
 
 
 @provision_app.command("revoke")
@@ -106,6 +139,10 @@ def revoke(site: Annotated[str, typer.Argument(help="Name of the site.")], home:
     out.print(f"{site} is revoked; its keys never count again")
 
 
+def _host(coordinator: Coordinator) -> str:
+    return coordinator.address.rpartition(":")[0]
+
+
 def _show(coordinator: Coordinator) -> None:
     rows, revoked = [], coordinator.revocations.sites
     for name, site in sorted(coordinator.sites.items()):
@@ -115,3 +152,4 @@ def _show(coordinator: Coordinator) -> None:
     left = days_left(coordinator.folder / "server.crt")
     warning = "  [yellow]renew it: fedvox provision renew[/]" if left < WARN_DAYS else ""
     out.print(f"the server's certificate is good for {left:.0f} days{warning}")
+    out.print(f"the authority that signs it is good for {Authority(coordinator.folder).days_left:.0f} days")

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from cli.console import out, print_json, table
-from cli.site_agent import approve, cancel, connect, install_kit, start, units
+from cli.site_agent import approve, cancel, connect, install_kit, start, trust, units
 from client.ledger_export import ledger_rows, ledger_summary, registry_entry
 from client.private.budget import Budget
 from client.private.ledger import Ledger
@@ -24,6 +24,7 @@ ledger_app = typer.Typer(
 site_app.add_typer(ledger_app, name="ledger")
 site_app.command("install")(install_kit)
 site_app.command("approve")(approve)
+site_app.command("trust")(trust)
 site_app.command("start")(start)
 site_app.command("cancel")(cancel)
 site_app.command("connect")(connect)

@@ -1,4 +1,4 @@
-"""`fedvox site install | approve | start`: a hospital joins a study, and its agent works for it."""
+"""`fedvox site install | approve | trust | start`: a hospital joins a study, and its agent works for it."""
 
 import os
 import signal
@@ -81,6 +81,18 @@ def approve(
         raise typer.Exit(1)
     approvals.add(study, installed.coordinator, runs, installed.key)
     out.print(f"approved: study {study.digest}", highlight=False)
+
+
+def trust(
+    site_file: SiteFile,
+    notice: Annotated[Path, typer.Argument(metavar="NOTICE", help="What the coordinator sent.")],
+) -> None:
+    """Believe the authorities that the study's coordinator names, after checking its seal.
+
+    Example: [bold]fedvox site trust site/site.yaml authority.notice[/]
+    """
+    taken = Installation(site_file.parent).trust(notice)
+    out.print(f"notice {taken.number} is taken; restart the connection")
 
 
 def start(site_file: SiteFile) -> None:

@@ -25,10 +25,12 @@ from cryptography.hazmat.primitives.serialization import (
 )
 
 from common.artifact import OWNER_ONLY, PRIVATE_FILE, write_bytes_atomic, write_text_atomic
-from common.errors import ConfigError
+from common.authority_notice import NOTICE, AuthorityNotice
+from common.errors import ConfigError, SealError
 from common.kit import Enrolment, Kit, write_enrolment
 from common.release import release
 from common.seal import PublicSealKey, SealKey
+from common.sealed_record import SealedRecord
 from common.study import Study, load_study
 
 SIGN_KEY, NODE_KEY = "keys/sign.key", "keys/node.key"
@@ -87,6 +89,24 @@ class Installation:
     def address(self) -> str:
         """Host and port of the coordinator."""
         return self._coordinator()["address"]
+
+    def trust(self, notice_file: Path) -> AuthorityNotice:
+        """Believe the authorities of a notice, if the study's coordinator wrote it; return it.
+
+        Raises:
+            SealError: It did not, or the site has seen a later one.
+        """
+        notice = SealedRecord.read(notice_file).verified(NOTICE, AuthorityNotice, self.coordinator)
+        known = self._coordinator()
+        if notice.number < int(known.get("notice", 0)):
+            raise SealError(
+                f"{notice_file} is notice {notice.number}, and notice {known['notice']} was there before",
+                "ask the coordinator for the newest",
+            )
+        write_text_atomic(self.folder / AUTHORITY_FILE, notice.authorities)
+        known["notice"] = str(notice.number)
+        write_text_atomic(self.folder / COORDINATOR_FILE, json.dumps(known, indent=1))
+        return notice
 
     def _coordinator(self) -> dict[str, str]:
         return dict(json.loads((self.folder / COORDINATOR_FILE).read_text(encoding="utf-8")))

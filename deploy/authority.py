@@ -2,6 +2,11 @@
 
 The authority is the only one that sites believe, so that nobody else's mistake lets anybody in between. Its
 key signs once in some weeks and may lie elsewhere in between. (RFC 5280; ECDSA on P-256.)
+
+    ca.key             of the authority that signs
+    ca.crt             those that are believed: one, or two while one follows another
+    ca.next.key        of the one that will follow
+    server.key .crt    for the coordinator's address
 """
 
 import datetime
@@ -24,7 +29,9 @@ from common.artifact import PRIVATE_FILE, write_bytes_atomic
 from common.errors import ConfigError
 
 AUTHORITY_DAYS, SERVER_DAYS = 3650, 90
+NEXT_KEY = "ca.next.key"
 WARN_DAYS = 21
+_LONGEST_NAME = 64  # of a common name
 _CLOCKS_DIFFER = datetime.timedelta(hours=1)
 
 
@@ -39,46 +46,68 @@ class Authority:
         self.folder = folder
         try:
             key = load_pem_private_key((folder / "ca.key").read_bytes(), None)
-            self._certificate = x509.load_pem_x509_certificate((folder / "ca.crt").read_bytes())
+            self._believed = x509.load_pem_x509_certificates((folder / "ca.crt").read_bytes())
         except (OSError, ValueError):
             raise ConfigError(f"{folder} holds no authority", "fedvox provision STUDY makes one") from None
-        if not isinstance(key, ec.EllipticCurvePrivateKey):
-            raise ConfigError(f"{folder / 'ca.key'} is no ECDSA key", "restore it")
-        self._key = key
+        own = [one for one in self._believed if one.public_key() == key.public_key()]
+        if not isinstance(key, ec.EllipticCurvePrivateKey) or not own:
+            raise ConfigError(f"{folder / 'ca.key'} is not the key of {folder / 'ca.crt'}", "restore it")
+        self._key, self._certificate = key, own[0]
 
     @classmethod
     def create(cls, folder: Path, name: str) -> "Authority":
         """Return a new authority; an existing one is never replaced."""
         if (folder / "ca.key").exists():
             raise ConfigError(f"{folder} holds an authority", "renew its certificates instead")
-        key = ec.generate_private_key(ec.SECP256R1())
-        subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, f"fedvox authority of {name}")])
-        usage = x509.KeyUsage(
-            digital_signature=False,
-            content_commitment=False,
-            key_encipherment=False,
-            data_encipherment=False,
-            key_agreement=False,
-            key_cert_sign=True,
-            crl_sign=True,
-            encipher_only=False,
-            decipher_only=False,
-        )
-        certificate = (
-            _begun(subject, subject, key, AUTHORITY_DAYS)
-            .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
-            .add_extension(usage, critical=True)
-            .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
-            .sign(key, hashes.SHA256())
-        )
+        key, certificate = _new_authority(name)
+        write_bytes_atomic(folder / "ca.crt", _pem(certificate), 0o644)
         write_bytes_atomic(folder / "ca.key", _private_pem(key), PRIVATE_FILE)
-        write_bytes_atomic(folder / "ca.crt", certificate.public_bytes(Encoding.PEM), 0o644)
         return cls(folder)
+
+    def prepare_next(self, name: str) -> None:
+        """Make the authority that will follow; both are believed from now on, and the old one signs.
+
+        Raises:
+            ConfigError: One is prepared already.
+        """
+        if (self.folder / NEXT_KEY).exists():
+            raise ConfigError("another authority is prepared already", "fedvox provision authority switch")
+        key, following = _new_authority(name)
+        self._believe(self._certificate, following)
+        write_bytes_atomic(self.folder / NEXT_KEY, _private_pem(key), PRIVATE_FILE)
+
+    def switch(self, host: str) -> "Authority":
+        """Let the prepared authority sign, beginning with the server's certificate; return it.
+
+        The old one is believed until `forget_old`.
+
+        Raises:
+            ConfigError: None is prepared.
+        """
+        if not (self.folder / NEXT_KEY).exists():
+            raise ConfigError("no other authority is prepared", "fedvox provision authority prepare")
+        (self.folder / NEXT_KEY).rename(self.folder / "ca.key")
+        switched = Authority(self.folder)
+        switched.issue(host)
+        return switched
+
+    def forget_old(self) -> None:
+        """Believe the authority that signs, and no other."""
+        self._believe(self._certificate)
+
+    def _believe(self, *certificates: x509.Certificate) -> None:
+        self._believed = list(certificates)
+        write_bytes_atomic(self.folder / "ca.crt", self.pem.encode(), 0o644)
 
     @property
     def pem(self) -> str:
-        """The authority's certificate."""
-        return self._certificate.public_bytes(Encoding.PEM).decode()
+        """The certificates of those that are believed."""
+        return "".join(_pem(one).decode() for one in self._believed)
+
+    @property
+    def days_left(self) -> float:
+        """For how many days the authority that signs is still good."""
+        return _days_until(self._certificate.not_valid_after_utc)
 
     def issue(self, host: str, days: int = SERVER_DAYS) -> None:
         """Write ``server.key`` and ``server.crt`` for a host in place of earlier ones; sites notice nothing.
@@ -114,8 +143,40 @@ def days_left(certificate: Path, now: datetime.datetime | None = None) -> float:
         found = x509.load_pem_x509_certificate(certificate.read_bytes())
     except (OSError, ValueError):
         raise ConfigError(f"{certificate} is no certificate", "fedvox provision renew") from None
-    left = found.not_valid_after_utc - (now or datetime.datetime.now(datetime.UTC))
-    return left.total_seconds() / 86400
+    return _days_until(found.not_valid_after_utc, now)
+
+
+def _days_until(end: datetime.datetime, now: datetime.datetime | None = None) -> float:
+    return (end - (now or datetime.datetime.now(datetime.UTC))).total_seconds() / 86400
+
+
+def _pem(certificate: x509.Certificate) -> bytes:
+    return certificate.public_bytes(Encoding.PEM)
+
+
+def _new_authority(name: str) -> tuple[ec.EllipticCurvePrivateKey, x509.Certificate]:
+    key = ec.generate_private_key(ec.SECP256R1())
+    today = datetime.datetime.now(datetime.UTC).date().isoformat()
+    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, f"fedvox {today} {name}"[:_LONGEST_NAME])])
+    usage = x509.KeyUsage(
+        digital_signature=False,
+        content_commitment=False,
+        key_encipherment=False,
+        data_encipherment=False,
+        key_agreement=False,
+        key_cert_sign=True,
+        crl_sign=True,
+        encipher_only=False,
+        decipher_only=False,
+    )
+    certificate = (
+        _begun(subject, subject, key, AUTHORITY_DAYS)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+        .add_extension(usage, critical=True)
+        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
+        .sign(key, hashes.SHA256())
+    )
+    return key, certificate
 
 
 def _begun(

@@ -1,6 +1,7 @@
 """The coordinator's folder: its key, and the sites that it knows.
 
     study.key        seals orders; made here, never leaves
+    authority.notice which authorities the sites are to believe, once another one follows
     ca.* server.*    its authority and certificates (deploy/authority.py)
     sites.json       by site: token of its kit until it was used, public keys since
     revoked.json     numbered and sealed: the keys that count no more
@@ -17,6 +18,7 @@ from pathlib import Path
 from pydantic import Field, NonNegativeInt
 
 from common.artifact import OWNER_ONLY, write_text_atomic
+from common.authority_notice import NOTICE, AuthorityNotice
 from common.errors import ConfigError, SealError
 from common.federation.config import SiteName
 from common.frozen import FrozenModel
@@ -27,7 +29,7 @@ from common.study import Study, load_study
 from server.revocations import REVOKED, Revocations, read_revocations
 
 STUDY_KEY, SITES, STUDY, ADDRESS = "study.key", "sites.json", "study.yaml", "address"
-REVOCATIONS = "revoked.json"
+REVOCATIONS, NOTICE_FILE = "revoked.json", "authority.notice"
 
 
 class KnownSite(FrozenModel):
@@ -186,6 +188,19 @@ class Coordinator:
         longer = revocations.with_one(site, key)
         SealedRecord.of(REVOKED, longer, self.key).write(self.folder / REVOCATIONS)
         self._save(known | {site: KnownSite(enrolment=enrolment)}, longer.number)
+
+    def notice(self, authorities: str) -> Path:
+        """Write the word that sites are to believe these authorities; return the file, which goes to all.
+
+        Args:
+            authorities: Their certificates, PEM.
+        """
+        path = self.folder / NOTICE_FILE
+        number = 1
+        if path.is_file():
+            number += SealedRecord.read(path).verified(NOTICE, AuthorityNotice, self.key.public).number
+        SealedRecord.of(NOTICE, AuthorityNotice(number=number, authorities=authorities), self.key).write(path)
+        return path
 
     def keys(self) -> dict[str, PublicSealKey]:
         """Return the public keys of the enrolled sites."""
