@@ -16,11 +16,15 @@ from rich.console import Group
 from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
+from rich.text import Text
 
 from cli.console import err
 from common.federation.stage import Stage
 from common.study import Study
+from experiments.overview import seconds_left
 from experiments.report.events import read_events
+from experiments.report.words import bytes_in_words, duration, plural
+from server.round_board import in_words, read_board
 from server.run_folder import RunFolder
 
 REFRESH_S = 0.5
@@ -50,6 +54,15 @@ def live_view(run: RunFolder, study: Study, enabled: bool) -> Iterator[None]:
             live.update(view.render())
 
 
+def watch(run: RunFolder, study: Study) -> None:
+    """Show a run's progress on standard error until it is finished, whoever drives it."""
+    view = _View(run, study)
+    with Live(view.render(), console=err, refresh_per_second=4, transient=False) as live:
+        while not view.finished:
+            time.sleep(REFRESH_S)
+            live.update(view.render())
+
+
 class _View:
     """Keeps the progress bars between refreshes, so that the time left is estimated over the run."""
 
@@ -72,6 +85,11 @@ class _View:
             ),
         }
 
+    @property
+    def finished(self) -> bool:
+        """Whether the run has come to its end."""
+        return any(event.get("event") == "run_finished" for event in read_events(self.run.events))
+
     def render(self) -> Group:
         finished = self._finished_rounds()
         sites = [site for site in map(_read_json, self.run.sites.glob("*/progress.json")) if site]
@@ -85,7 +103,7 @@ class _View:
             if steps and not self.bars.tasks[task].started:
                 self.bars.start_task(task)
             self.bars.update(task, completed=int(steps))
-        return Group(self.bars, self._site_table())
+        return Group(self.bars, self._site_table(), self._totals())
 
     def _finished_rounds(self) -> dict[str, int]:
         rounds: dict[str, int] = {}
@@ -93,6 +111,15 @@ class _View:
             if event.get("event") == "round_finished":
                 rounds[str(event["stage"])] = int(event["round"])
         return rounds
+
+    def _totals(self) -> Text:
+        """Return bytes, time and how much of it is left, in a line."""
+        events = [e for e in read_events(self.run.events) if e.get("event") == "round_finished"]
+        traffic = sum(event["bytes_up"] + event["bytes_down"] for event in events)
+        left = seconds_left(self.study, events)
+        words = [f"{plural(len(events), 'round')} finished", f"{bytes_in_words(traffic)} sent and received"]
+        words += [f"about {duration(left)} left"] if left else []
+        return Text("; ".join(words), style="dim")
 
     def _site_table(self) -> Table:
         table = Table(box=None, header_style="dim", padding=(0, 2))
@@ -113,6 +140,10 @@ class _View:
                 "private" if progress["loss"] is None else f"{progress['loss']:.4f}",
                 state,
             )
+        if table.row_count == 0:  # sites on machines of their own: what they told the server
+            board = read_board(self.run.board)
+            for site, words in in_words(board, time.time()).items():
+                table.add_row(site, board["stage"], str(board["round"]), "", "", words)
         return table
 
 

@@ -112,7 +112,7 @@ def authority(
     """Let another authority sign the server's certificates, before the old one ends.
 
     First [bold]prepare[/], and send the notice to all sites, who take it by [bold]fedvox site trust[/].
-    When all have, [bold]switch[/], and restart the server. Later [bold]forget[/] the old one; send that notice.
+    When all have, [bold]switch[/], and restart the server. Later [bold]forget[/] the old one, and send again.
 
     Example: [bold]fedvox provision authority prepare[/]
     """

@@ -8,6 +8,7 @@ from rich.markup import escape
 
 from cli.console import err, out, print_json, table
 from cli.live import live_view
+from cli.live import watch as watch_run
 from cli.provision import HOME, Home
 from cli.server import Port
 from cli.server_study import run_on_server
@@ -148,17 +149,28 @@ def resume(run_folder: RunOption, json: Json = False) -> None:
 
 
 @study_app.command("status")
-def status(run_folder: RunOption, json: Json = False) -> None:
-    """Say how far a run is, what each site last did, and what failed.
+def status(
+    run_folder: RunOption,
+    json: Json = False,
+    watch: Annotated[
+        bool, typer.Option("--watch", help="Go on showing it until the run is finished.")
+    ] = False,
+) -> None:
+    """Say how far a run is, how each site stands, and what failed.
 
-    Example: [bold]fedvox study status --run runs/hippocampus[/]
+    Example: [bold]fedvox study status --run runs/hippocampus --watch[/]
     """
+    if watch:
+        run = RunFolder.open(run_folder)
+        watch_run(run, run.study())
     facts = run_status(run_folder)
     if json:
         print_json(facts)
         return
     rows = [[key, str(value)] for key, value in facts.items() if not isinstance(value, dict | list)]
     out.print(table(f"run {run_folder}", ["what", "value"], rows))
+    for site, words in facts["standing"].items():
+        out.print(f"site {site}: {words}", highlight=False)
     for problem in facts["problems"]:
         out.print(f"[yellow]problem:[/] {escape(problem)}", highlight=False)
 

@@ -2,6 +2,8 @@
 
 import json
 import tempfile
+import time
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,7 @@ from experiments.study_file import SimulationPlan
 from server.checkpoint import CheckpointStore
 from server.initial import initial_codec
 from server.promise import rounded_up
+from server.round_board import in_words, read_board
 from server.run_folder import RunFolder
 from server.state import GlobalState, is_finished
 
@@ -113,6 +116,7 @@ def run_status(folder: Path) -> dict[str, Any]:
     for path in sorted(run.sites.glob("*/progress.json")):
         sites[path.parent.name] = json.loads(path.read_text(encoding="utf-8"))
     finished = state is not None and is_finished(state, study)
+    board = {} if finished else read_board(run.board)
     return {
         "study": study.name,
         "model": state.model_digest if state is not None and state.stage is Stage.DIFFUSION else "none yet",
@@ -125,7 +129,28 @@ def run_status(folder: Path) -> dict[str, Any]:
             "diffusion": study.diffusion.training.rounds,
         },
         "seconds": round(sum(e["seconds"] for e in events if e["event"] == "round_finished"), 1),
+        "seconds_left": None if finished else seconds_left(study, events),
         "bytes": sum(e["bytes_up"] + e["bytes_down"] for e in events if e["event"] == "round_finished"),
         "sites": sites,
+        "round_at_hand": board,
+        "standing": in_words(board, time.time()),
         "problems": problems,
     }
+
+
+def seconds_left(study: Study, events: Iterable[Mapping[str, Any]]) -> float | None:
+    """Return how long the rounds that are left take, if they take as long as those that are finished.
+
+    None before a stage that has rounds left has finished one.
+    """
+    seconds: dict[Stage, list[float]] = {stage: [] for stage in Stage}
+    for event in events:
+        if event["event"] == "round_finished":
+            seconds[Stage(event["stage"])].append(float(event["seconds"]))
+    total = 0.0
+    for stage, of_stage in seconds.items():
+        left = study.schedule_of(stage).rounds - len(of_stage)
+        if left > 0 and not of_stage:
+            return None
+        total += max(0, left) * sum(of_stage) / max(1, len(of_stage))
+    return round(total, 1)

@@ -14,6 +14,7 @@ from common.errors import RunError
 from server.coordinator import Coordinator
 from server.find_sites import find_sites
 from server.flower_transport import FlowerTransport
+from server.round_board import RoundBoard
 from server.rounds import RunRecords, run_study
 from server.run_folder import RunFolder
 from server.seals import NoSeals, Seals, StudySeals
@@ -33,7 +34,7 @@ def main(grid: Grid, context: Context) -> None:
     seals = _seals(context)
     with run.driven_by_one():
         node_of = find_sites(grid, study.federation.sites, CONNECT_DEADLINE_S, seals)
-        transport = FlowerTransport(grid, node_of, seals, Spool(run.spool))
+        transport = FlowerTransport(grid, node_of, seals, Spool(run.spool), RoundBoard(run.board))
         run_study(study, transport, RunRecords.of(run))
 
 

@@ -26,6 +26,7 @@ from common.federation.messages import FailureReport, Report, TrainOrder, TrainR
 from common.federation.packet import Packet
 from common.federation.packing import EncodedOnce, order_to_packet, report_from_packet
 from common.federation.wire import packet_from_records, packet_to_records
+from server.round_board import ANSWERED, SILENT, TRAINS, RoundBoard
 from server.seals import Seals
 from server.spool import Spool
 from server.transport import Exchange
@@ -82,12 +83,14 @@ class FlowerTransport:
         node_of: Node of each site; see `find_sites`.
         seals: Of the coordinator and the sites.
         spool: Where reports' tensors lie.
+        board: Told how the sites stand.
     """
 
     grid: Grid
     node_of: dict[str, int]
     seals: Seals
     spool: Spool
+    board: RoundBoard
 
     def exchange(self, orders: Sequence[TrainOrder], deadline_s: float) -> Exchange:
         """Return what arrived within ``deadline_s`` seconds; late replies are not waited for.
@@ -101,6 +104,7 @@ class FlowerTransport:
         for order in orders:
             packet = self.seals.sealed(order_to_packet(order, deadline_s, encode))
             errands[order.site] = _Errand(packet, packet.read_as(OrderHeader).order_id)
+        self.board.open(orders, deadline_s)
         while time.monotonic() < give_up and not all(errand.is_over for errand in errands.values()):
             self._send_what_is_due(errands, give_up, traffic)
             if not self._receive(errands, traffic):
@@ -119,7 +123,7 @@ class FlowerTransport:
         now = time.monotonic()
         for site, errand in errands.items():
             if errand.message is not None and now > errand.lost_at:
-                _note_lost(errand)
+                self._note_lost(site, errand)
             if errand.is_over or errand.message is not None or errand.due > now:
                 continue
             packet = errand.order if errand.whole else Packet.of(FollowUp(order_id=errand.order_id))
@@ -140,47 +144,59 @@ class FlowerTransport:
                 errand.message = None
                 packet = packet_in(reply)
                 if packet is None:  # Flower's own failures carry free text, which says nothing of the order
-                    _note_lost(errand)
+                    self._note_lost(site, errand)
                 else:
                     traffic.up += packet.num_bytes
                     self._take(site, errand, packet)
         return arrived
 
+    def _note_lost(self, site: str, errand: _Errand) -> None:
+        self.board.note(site, SILENT)
+        errand.message = None
+        errand.lost += 1
+        errand.whole = False
+        errand.due = time.monotonic() + ASK_AGAIN_S
+
     def _take(self, site: str, errand: _Errand, packet: Packet) -> None:
         """Take an answer; one that is not by the site it should be from is as good as none."""
         try:
-            header = header_from_bytes(packet.header)
-            unsigned = isinstance(header, FailureHeader) and not header.order_id  # the courier's own word
-            if not unsigned:
-                self.seals.refuse_unsealed(packet, site)
-            if isinstance(header, ProgressHeader):
-                packet.read()
-                report = None
-            else:
-                report = report_from_packet(packet, self.spool.keep)
-            if isinstance(report, TrainReport) and report.site != site:
-                raise WireError("a report of another site", "give each site its own name")
+            answer = self._answer_in(packet, site)
         except FederationError:
-            _note_lost(errand)
+            self._note_lost(site, errand)
             return
         errand.lost = 0
-        if report is None:
-            errand.whole, errand.due = False, 0.0
-        elif isinstance(report, FailureReport) and report.code is ErrorCode.UNKNOWN:
-            errand.whole, errand.due = True, 0.0
-        elif isinstance(report, FailureReport) and report.code is ErrorCode.BUSY:
-            errand.due = time.monotonic() + ASK_AGAIN_S
-        elif isinstance(report, FailureReport):
-            errand.report = FailureReport(site, report.code)  # a node may fail before it knows its name
-        else:
-            errand.report = report
+        match answer:
+            case ProgressHeader():
+                self.board.note(site, TRAINS, answer.fraction)
+                errand.whole, errand.due = False, 0.0
+            case TrainReport():
+                self.board.note(site, ANSWERED, 1.0)
+                errand.report = answer
+            case FailureReport(code=ErrorCode.UNKNOWN):
+                errand.whole, errand.due = True, 0.0
+            case FailureReport(code=ErrorCode.BUSY):
+                self.board.note(site, ErrorCode.BUSY.value)
+                errand.due = time.monotonic() + ASK_AGAIN_S
+            case FailureReport():
+                self.board.note(site, answer.code.value)
+                errand.report = FailureReport(site, answer.code)  # a node may fail before it knows its name
 
+    def _answer_in(self, packet: Packet, site: str) -> Report | ProgressHeader:
+        """Return what a packet says.
 
-def _note_lost(errand: _Errand) -> None:
-    errand.message = None
-    errand.lost += 1
-    errand.whole = False
-    errand.due = time.monotonic() + ASK_AGAIN_S
+        Raises:
+            FederationError: It says nothing, or is not by the site.
+        """
+        header = header_from_bytes(packet.header)
+        unsigned = isinstance(header, FailureHeader) and not header.order_id  # the courier's own word
+        if not unsigned:
+            self.seals.refuse_unsealed(packet, site)
+        if isinstance(header, ProgressHeader):
+            return packet.read_as(ProgressHeader)
+        report = report_from_packet(packet, self.spool.keep)
+        if isinstance(report, TrainReport) and report.site != site:
+            raise WireError("a report of another site", "give each site its own name")
+        return report
 
 
 def make_message(packet: Packet, kind: str, node: int, patience_s: float) -> Message:

@@ -5,6 +5,7 @@ runs/NAME/
   study.yaml        the study, resolved
   events.jsonl      one line per thing that happened
   ledger_heads.json last head of each site's privacy ledger, in a private study
+  round.json        where the round at hand stands
   spool/            reports' tensors of the round at hand
   checkpoints/      codec-0003/, diffusion-0012/: the state after a round
   sites/            in simulation only: each site's own folder
@@ -180,6 +181,11 @@ class RunFolder:
     def ledger_heads(self) -> Path:
         """Last heads of the sites' privacy ledgers."""
         return self.path / "ledger_heads.json"
+
+    @property
+    def board(self) -> Path:
+        """Where the round at hand stands."""
+        return self.path / "round.json"
 
     @property
     def spool(self) -> Path:

@@ -29,6 +29,7 @@ from server import find_sites as finding
 from server import flower_transport
 from server.find_sites import find_sites
 from server.flower_transport import MOST_LOST, FlowerTransport
+from server.round_board import RoundBoard
 from server.seals import NoSeals, StudySeals
 from server.spool import Spool
 
@@ -112,7 +113,8 @@ def packed(site, asked, made=None, key=None):
 def exchange(answer, seals=SEALS, deadline_s=5.0):
     grid = FakeGrid(answer)
     with tempfile.TemporaryDirectory() as folder:
-        transport = FlowerTransport(grid, NODES, seals, Spool(Path(folder) / "spool"))
+        board = RoundBoard(Path(folder) / "round.json")
+        transport = FlowerTransport(grid, NODES, seals, Spool(Path(folder) / "spool"), board)
         found = transport.exchange([order("a"), order("b")], deadline_s)
     return found, grid
 
