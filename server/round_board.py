@@ -74,7 +74,7 @@ def read_board(path: Path) -> dict[str, Any]:
     """Return what a board says; nothing while there is none."""
     try:
         return dict(json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError):
+    except (OSError, ValueError, TypeError):
         return {}
 
 
