@@ -8,6 +8,7 @@ import typer
 
 from cli.console import out, print_json, table
 from cli.site_agent import approve, cancel, connect, install_kit, start, trust, units
+from cli.site_check import check
 from client.ledger_export import ledger_rows, ledger_summary, registry_entry
 from client.private.budget import Budget
 from client.private.ledger import Ledger
@@ -23,6 +24,7 @@ ledger_app = typer.Typer(
 )
 site_app.add_typer(ledger_app, name="ledger")
 site_app.command("install")(install_kit)
+site_app.command("check")(check)
 site_app.command("approve")(approve)
 site_app.command("trust")(trust)
 site_app.command("start")(start)

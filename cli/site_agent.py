@@ -16,6 +16,7 @@ from client.agent.order_book import OrderBook
 from client.agent.plain_words import changes, in_plain_words
 from client.agent.service import AgentService
 from client.approval import Approvals
+from client.cohort import check_cohort
 from client.installation import SITE_FILE, Installation, install
 from client.site import Site
 from client.site_config import SiteConfig, load_site_config
@@ -76,6 +77,10 @@ def approve(
     for change in changes(study, approvals.all()):
         out.print(f"[yellow]changed:[/] {change}", highlight=False)
     check_admitted(config, study)
+    num = check_cohort(config, study.volume)
+    out.print(
+        f"[bold]{num} patients[/] of yours are meant; fedvox site check {site_file} reads all their volumes"
+    )
     if not yes and not typer.confirm(f"Approve this study for {runs} runs?"):
         err.print("not approved")
         raise typer.Exit(1)

@@ -72,18 +72,9 @@ class VolumeDataset:
                 subclass and the message say which and what to do.
             ArtifactError: The site's cache cannot be written.
         """
-        found = find_exams(site.data, spec.channels)
-        if site.patients is None:
-            rows: dict[str, TableRow] | None = None
-        else:
-            rows = assign_patients(found, read_patient_table(site.patients), site.patients, site.select)
         cache = VolumeCache(site.cache_folder)
         digests = FileDigests(site.cache_folder)
-        exams = tuple(
-            _exam(files, rows[files.exam] if rows is not None else None, digests)
-            for files in found
-            if rows is None or files.exam in rows
-        )
+        exams = tuple(_exam(files, row, digests) for files, row in listed_exams(site, spec))
         digests.save()
         _refuse_shared_images(exams)
         dataset = cls(exams, spec, cache)
@@ -156,6 +147,19 @@ class VolumeDataset:
             )
         self._cache.store(self._key(exam), tensors)
         return tensors
+
+
+def listed_exams(site: SiteConfig, spec: VolumeSpec) -> list[tuple[ExamFiles, TableRow | None]]:
+    """Return the files of the site's exams and their rows of the patient table; no volume is opened.
+
+    Raises:
+        DataError: The folder or the table is not what the study needs.
+    """
+    found = find_exams(site.data, spec.channels)
+    if site.patients is None:
+        return [(files, None) for files in found]
+    rows = assign_patients(found, read_patient_table(site.patients), site.patients, site.select)
+    return [(files, rows[files.exam]) for files in found if files.exam in rows]
 
 
 def _exam(found: ExamFiles, row: TableRow | None, digests: FileDigests) -> Exam:

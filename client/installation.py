@@ -50,6 +50,7 @@ compute: {{device: cpu}}       # cuda for a GPU; threads: N limits the CPU
 agent: {{socket: run/agent.sock}}   # group: NAME lets the courier's user in
 policy:
   min_sites: 2              # a study that would do with fewer sites is refused
+  min_patients: 5           # with fewer of your own, nothing is trained
 {privacy}"""
 PRIVATE_POLICY = """\
   epsilon: {epsilon:g}                # most that all studies together may ever spend for one patient:

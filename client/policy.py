@@ -29,6 +29,7 @@ class Policy(FrozenModel):
         delta: Total delta of that.
         ledger: Folder of the site's one privacy ledger.
         min_sites: Sites that a round must have at least: of one alone, the model is that site's own.
+        min_patients: Patients that the site must have at least: of one alone, the model is that patient's.
         mark: ``RESEARCH`` for experiments, whose epsilon is per run and covers no selection.
     """
 
@@ -37,6 +38,7 @@ class Policy(FrozenModel):
     delta: Delta = 1e-5
     ledger: Path | None = None
     min_sites: PositiveInt = 1
+    min_patients: PositiveInt = 1
     mark: Literal["", "RESEARCH"] = ""
 
     @model_validator(mode="after")

@@ -12,6 +12,7 @@ import torch
 
 from client.admission import check_admitted
 from client.codec_stage import train_codec_round
+from client.cohort import check_cohort
 from client.compute import applied
 from client.dataset import VolumeDataset
 from client.diffusion_stage import train_diffusion_round
@@ -103,6 +104,7 @@ class Site:
         if order.study_digest != self.study.digest or order.site != self.name:
             raise WrongOrderError(f"order for study {order.study_digest[:12]}, site {order.site}")
         check_admitted(self.config, self.study)
+        check_cohort(self.config, self.study.volume)
         if self.study.privacy is not None and order.stage not in self.study.private_plans:
             raise WrongOrderError(f"the study does not train its {order.stage.value} privately")
         # No data without its book.

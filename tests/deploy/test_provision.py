@@ -32,7 +32,7 @@ def made(tmp_path_factory):
     folder = tmp_path_factory.mktemp("provision")
     study = small_study(SITES)
     (folder / "study.yaml").write_text(yaml.safe_dump(study.model_dump(mode="json", exclude_none=True)))
-    write_volumes(folder / "data", 3, 1)
+    write_volumes(folder / "data", 6, 1)
     result = fedvox("provision", "study.yaml", "--address", "fed.example.org:443", cwd=folder)
     assert result.returncode == 0, result.stderr
     prints = fingerprints(result.stdout)

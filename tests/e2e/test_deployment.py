@@ -51,7 +51,7 @@ def followed(tmp_path_factory):
     """Somebody who follows the page; the study is made smaller once it is written."""
     folder = tmp_path_factory.mktemp("hospitals")
     for seed, site in enumerate(SITES):
-        write_volumes(folder / "data" / site, 3, seed)
+        write_volumes(folder / "data" / site, 6, seed)
     made = Deployment(folder, smaller_study())
     try:
         for words in commands():
@@ -84,6 +84,8 @@ def follow_at_site(made, site, words):
         made.fedvox(site, *[fingerprint if word == "FINGERPRINT" else word for word in words])
     elif verb == "approve":
         made.fedvox(site, *words, "--yes")
+    elif verb == "check":
+        made.fedvox(site, *words)
     elif verb == "start":
         made.start(site, f"{site}-agent", *words)
     else:

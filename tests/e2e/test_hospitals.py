@@ -35,7 +35,7 @@ def deployment(tmp_path_factory):
         federation={"sites": list(SITES), "round_deadline_s": 240, "round_attempts": 3},
     )
     for seed, site in enumerate(SITES):
-        write_volumes(folder / "data" / site, 3, seed)
+        write_volumes(folder / "data" / site, 6, seed)
     with Hosts(("coordinator", *SITES)) as hosts:
         made = Deployment(folder, study.model_dump(mode="json", exclude_none=True), hosts, port=443)
         made.provision()

@@ -1,0 +1,74 @@
+"""What a site brings to a study, found out by a person at the site before anything is approved."""
+
+import shutil
+from typing import Any
+
+import torch
+
+from client.admission import check_admitted
+from client.cohort import check_cohort
+from client.dataset import VolumeDataset
+from client.site_config import SiteConfig
+from common.errors import ConfigError, DataError
+from common.study import Study
+
+FLOAT_BYTES = 4
+SPARE_BYTES = 2 << 30  # for orders, models and logs
+
+
+def checkup(config: SiteConfig, study: Study) -> dict[str, Any]:
+    """Return patients, volumes and room of a site, after reading and checking every volume.
+
+    Raises:
+        PolicyError: The site's own policy refuses the study.
+        DataError: A file is not what the study needs, or there are too few patients for its promise.
+        ConfigError: The site has no such device, or too little room.
+    """
+    check_admitted(config, study)
+    check_cohort(config, study.volume)
+    _refuse_missing_device(config)
+    dataset = VolumeDataset.open(config, study.volume)
+    _refuse_far_fewer(dataset.num_patients, study)
+    return {
+        "patients": dataset.num_patients,
+        "volumes": len(dataset.exams),
+        "device": config.compute.device,
+        "free GB for state": round(_refuse_full_disk(config, study, len(dataset.exams)) / 1e9, 1),
+    }
+
+
+def _refuse_missing_device(config: SiteConfig) -> None:
+    device = torch.device(config.compute.device)
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise ConfigError(
+            f"compute.device is {config.compute.device}, and PyTorch sees {torch.cuda.device_count()} GPUs",
+            "look at nvidia-smi and the driver, or set compute.device",
+        )
+
+
+def _refuse_far_fewer(patients: int, study: Study) -> None:
+    """With far fewer patients than was agreed, what is learnt drowns in the noise that was planned."""
+    agreed = max((plan.nominal_patients for plan in study.private_plans.values()), default=0)
+    if 2 * patients < agreed:
+        raise DataError(
+            f"{patients} patients, and the study's noise is planned for {agreed}",
+            "tell the coordinator: fedvox privacy plan --patients",
+        )
+
+
+def _refuse_full_disk(config: SiteConfig, study: Study, volumes: int) -> int:
+    """Return the free bytes where the site's state goes."""
+    voxels = study.volume.num_channels
+    for size in study.volume.shape:
+        voxels *= size
+    needed = 2 * volumes * voxels * FLOAT_BYTES + SPARE_BYTES
+    folder = config.state
+    while not folder.exists():
+        folder = folder.parent
+    free = shutil.disk_usage(folder).free
+    if free < needed:
+        raise ConfigError(
+            f"{free / 1e9:.1f} GB are free for {config.state}, about {needed / 1e9:.1f} GB are needed",
+            "free some disk space, or name another folder as state",
+        )
+    return free
