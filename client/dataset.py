@@ -72,9 +72,10 @@ class VolumeDataset:
                 subclass and the message say which and what to do.
             ArtifactError: The site's cache cannot be written.
         """
+        listed = listed_exams(site, spec)
         cache = VolumeCache(site.cache_folder)
         digests = FileDigests(site.cache_folder)
-        exams = tuple(_exam(files, row, digests) for files, row in listed_exams(site, spec))
+        exams = tuple(_exam(files, row, digests) for files, row in listed)
         digests.save()
         _refuse_shared_images(exams)
         dataset = cls(exams, spec, cache)
