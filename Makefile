@@ -7,7 +7,7 @@ export FLWR_TELEMETRY_ENABLED := 0
 export FLWR_DISABLE_UPDATE_CHECK := 1
 export FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION := 1
 
-.PHONY: demo e2e test test-all check format mutants bench install install-test clean
+.PHONY: demo e2e load test test-all check format mutants bench install install-test clean
 
 demo: $(VENV)/.installed
 	$(BIN)/fedvox demo
@@ -30,10 +30,10 @@ $(VENV)/.installed-test: $(VENV)/.installed
 # One torch thread per worker: two workers share two cores without fighting. In the order of collection, which
 # begins with the long files: the other way round, one worker would end alone.
 test: $(VENV)/.installed-test
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not slow and not hospitals"
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not slow and not hospitals and not load"
 
 test-all: $(VENV)/.installed-test
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not hospitals"
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not hospitals and not load"
 
 check: $(VENV)/.installed-test
 	$(BIN)/ruff check .
@@ -48,6 +48,10 @@ format: $(VENV)/.installed-test
 # Coordinator and sites as hosts of their own, in network namespaces: needs root, nginx and iproute2.
 e2e: $(VENV)/.installed-test
 	$(BIN)/pytest -m hospitals -s tests/e2e/test_hospitals.py
+
+# The server's memory with 4 and with 32 sites and a model of 50 MB: some minutes.
+load: $(VENV)/.installed-test
+	$(BIN)/pytest -m load -s tests/e2e/test_many_sites.py
 
 # Plants known privacy bugs and fails if the tests miss one: some minutes.
 mutants: $(VENV)/.installed-test

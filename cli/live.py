@@ -22,8 +22,8 @@ from cli.console import err
 from common.federation.stage import Stage
 from common.study import Study
 from experiments.overview import seconds_left
-from experiments.report.events import read_events
 from experiments.report.words import bytes_in_words, duration, plural
+from server.events import read_events
 from server.round_board import in_words, read_board
 from server.run_folder import RunFolder
 

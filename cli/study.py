@@ -171,6 +171,9 @@ def status(
     out.print(table(f"run {run_folder}", ["what", "value"], rows))
     for site, words in facts["standing"].items():
         out.print(f"site {site}: {words}", highlight=False)
+    if facts["went_on_without"]:
+        sites = ", ".join(facts["went_on_without"])
+        out.print(f"[yellow]some rounds went on without:[/] {sites}", highlight=False)
     for problem in facts["problems"]:
         out.print(f"[yellow]problem:[/] {escape(problem)}", highlight=False)
 

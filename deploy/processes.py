@@ -23,6 +23,9 @@ from server.coordinator import Coordinator
 INTERNAL_PORT = 8000
 SUPERNODE_PORT = 9094
 SERVER = "here"  # as Flower's own files name the SuperLink
+LOOPBACK = ("localhost", "127.0.0.1")
+# Large blocks go back to the system at once: by default glibc keeps what threads have freed.
+RETURN_MEMORY = {"MALLOC_ARENA_MAX": "2", "MALLOC_MMAP_THRESHOLD_": str(1 << 20)}
 SECRET, DATABASE, FLOWER_HOME = "executor.secret", "superlink.db", "flower"
 
 
@@ -106,7 +109,14 @@ def program(name: str) -> str:
 def _environment(home: Path) -> dict[str, str]:
     # Flower finds its own programs by PATH.
     path = os.pathsep.join((str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)))
-    return {**FLOWER_QUIET, "FLWR_HOME": str((home / FLOWER_HOME).resolve()), "PATH": path}
+    around = [name for name in (os.environ.get("NO_PROXY", ""), *LOOPBACK) if name]
+    return {
+        **FLOWER_QUIET,
+        **RETURN_MEMORY,
+        "FLWR_HOME": str((home / FLOWER_HOME).resolve()),
+        "PATH": path,
+        "NO_PROXY": ",".join(dict.fromkeys(around)),  # HTTPS_PROXY is for the way out
+    }
 
 
 def _secret(home: Path) -> Path:

@@ -25,16 +25,20 @@ DRIVER = "driver"  # file with Flower's identifier of the run's driver
 Say = Callable[[str], None]
 
 
-def open_server_run(coordinator: Coordinator, folder: Path, start_from: Path | None) -> RunFolder:
+def open_server_run(
+    coordinator: Coordinator, folder: Path, start_from: Path | None, say: Say = print
+) -> RunFolder:
     """Return the folder of a run of the coordinator's study: a new one, or one to go on with.
 
     Raises:
-        RunError: It holds another run, a site is not enrolled, or the public model is not the study's.
+        RunError: It holds another run, too few sites are enrolled, or the public model is not the study's.
     """
     study = coordinator.study
     missing = sorted(set(study.federation.sites) - coordinator.keys().keys())
-    if missing:
+    if len(study.federation.sites) - len(missing) < study.federation.quorum:
         raise RunError(f"not enrolled: {', '.join(missing)}", "fedvox provision enrol SITE.enrol")
+    if missing:
+        say(f"goes on without {', '.join(missing)}: not enrolled, or revoked")
     begun = CheckpointStore(RunFolder(folder).checkpoints, study.digest).load_newest() is not None
     opening = None if begun else opening_state(study, start_from)
     run = RunFolder.create_or_resume(folder, study, {"coordinator": coordinator.key.public.fingerprint})

@@ -69,6 +69,7 @@ def site_units(program: str, folder: Path, data: Path, gpu: bool) -> dict[str, s
         "WorkingDirectory": str(folder),
         "ExecStart": f"{program} site connect {folder / 'site.yaml'}",
         "RestrictAddressFamilies": "AF_UNIX AF_INET AF_INET6",
+        "EnvironmentFile": "-/etc/fedvox/proxy.env",  # HTTPS_PROXY=http://proxy:3128, if there is one
         "InaccessiblePaths": hidden,
         "ReadWritePaths": f"-{folder / 'flower'}",
         **NO_DEVICES,

@@ -13,13 +13,13 @@ from common.artifact import write_text_atomic
 from experiments.evaluation import evaluate_reconstruction, evaluate_synthetic, real_sets, reconstruct
 from experiments.montage import montage
 from experiments.report.data import Picture, ReportData
-from experiments.report.events import read_events
 from experiments.report.history import RunHistory
 from experiments.report.page import render_report
 from experiments.report.tensorboard import write_tensorboard
 from experiments.run_study import PreparedRun
 from experiments.study_file import SimulationPlan
 from experiments.synthetic_set import make_synthetic_set, read_synthetic
+from server.events import read_events
 from server.promise import Books, promise
 from server.released_model import ReleasedModel, load_released_model
 

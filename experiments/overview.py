@@ -16,11 +16,12 @@ from common.privacy.patient_gradients import trainable
 from common.privacy.summary import noise_to_signal
 from common.study import Study
 from common.study_networks import shaped_denoiser
-from experiments.report.events import read_events
 from experiments.simulate import check_sites, site_configs
 from experiments.study_file import SimulationPlan
 from server.checkpoint import CheckpointStore
+from server.events import read_events
 from server.initial import initial_codec
+from server.participation import Participation
 from server.promise import rounded_up
 from server.round_board import in_words, read_board
 from server.run_folder import RunFolder
@@ -133,6 +134,7 @@ def run_status(folder: Path) -> dict[str, Any]:
         "bytes": sum(e["bytes_up"] + e["bytes_down"] for e in events if e["event"] == "round_finished"),
         "sites": sites,
         "round_at_hand": board,
+        "went_on_without": Participation.from_events(study, events).lost,
         "standing": in_words(board, time.time()),
         "problems": problems,
     }

@@ -12,7 +12,7 @@ from flwr.serverapp import Grid, ServerApp
 
 from common.errors import RunError
 from server.coordinator import Coordinator
-from server.find_sites import find_sites
+from server.find_sites import SiteFinder
 from server.flower_transport import FlowerTransport
 from server.round_board import RoundBoard
 from server.rounds import RunRecords, run_study
@@ -33,8 +33,9 @@ def main(grid: Grid, context: Context) -> None:
     study = run.study()
     seals = _seals(context)
     with run.driven_by_one():
-        node_of = find_sites(grid, study.federation.sites, CONNECT_DEADLINE_S, seals)
-        transport = FlowerTransport(grid, node_of, seals, Spool(run.spool), RoundBoard(run.board))
+        finder = SiteFinder(grid, study.federation.sites, seals)
+        finder.wait(study.federation.quorum, CONNECT_DEADLINE_S)
+        transport = FlowerTransport(grid, finder, seals, Spool(run.spool), RoundBoard(run.board))
         run_study(study, transport, RunRecords.of(run))
 
 
@@ -44,7 +45,7 @@ def _seals(context: Context) -> Seals:
     if not folder:
         return NoSeals()
     coordinator = Coordinator(Path(str(folder)))
-    return StudySeals(coordinator.key, coordinator.keys())
+    return StudySeals(coordinator.key, coordinator.keys)
 
 
 def _run_folder(context: Context) -> Path:

@@ -10,10 +10,10 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from flwr.app import Message, MessageType
+from flwr.app import MessageType
 from flwr.serverapp import Grid
 
-from common.errors import ErrorCode, FederationError, FedvoxError, WireError
+from common.errors import ErrorCode, FederationError, WireError
 from common.federation.headers import (
     Cancellation,
     FailureHeader,
@@ -25,7 +25,8 @@ from common.federation.headers import (
 from common.federation.messages import FailureReport, Report, TrainOrder, TrainReport
 from common.federation.packet import Packet
 from common.federation.packing import EncodedOnce, order_to_packet, report_from_packet
-from common.federation.wire import packet_from_records, packet_to_records
+from server.find_sites import SiteFinder
+from server.flower_messages import make_message, packet_in
 from server.round_board import ANSWERED, SILENT, TRAINS, RoundBoard
 from server.seals import Seals
 from server.spool import Spool
@@ -80,14 +81,14 @@ class FlowerTransport:
 
     Attributes:
         grid: Flower's grid.
-        node_of: Node of each site; see `find_sites`.
+        finder: Knows the sites' nodes.
         seals: Of the coordinator and the sites.
         spool: Where reports' tensors lie.
         board: Told how the sites stand.
     """
 
     grid: Grid
-    node_of: dict[str, int]
+    finder: SiteFinder
     seals: Seals
     spool: Spool
     board: RoundBoard
@@ -95,8 +96,11 @@ class FlowerTransport:
     def exchange(self, orders: Sequence[TrainOrder], deadline_s: float) -> Exchange:
         """Return what arrived within ``deadline_s`` seconds; late replies are not waited for.
 
+        A site that is not connected is waited for as long as others are at work.
+
         Raises:
             ArtifactError: The disk is full.
+            FederationError: Two nodes are one site.
         """
         traffic = _Traffic()
         give_up = time.monotonic() + deadline_s
@@ -105,30 +109,41 @@ class FlowerTransport:
             packet = self.seals.sealed(order_to_packet(order, deadline_s, encode))
             errands[order.site] = _Errand(packet, packet.read_as(OrderHeader).order_id)
         self.board.open(orders, deadline_s)
-        while time.monotonic() < give_up and not all(errand.is_over for errand in errands.values()):
+        while time.monotonic() < give_up and not self._are_over(errands):
             self._send_what_is_due(errands, give_up, traffic)
             if not self._receive(errands, traffic):
                 time.sleep(POLL_S)
-        self._call_off({site: errand for site, errand in errands.items() if not errand.is_over})
+        self._call_off(errands)
         reports = [errand.report for errand in errands.values() if errand.report is not None]
         return Exchange(reports, traffic.down, traffic.up)
+
+    def _are_over(self, errands: dict[str, _Errand]) -> bool:
+        if self.finder.missing:
+            self.finder.look()
+        known = [errand for site, errand in errands.items() if site in self.finder.node_of]
+        return bool(known) and all(errand.is_over for errand in known)
 
     def _call_off(self, errands: dict[str, _Errand]) -> None:
         """Tell sites that nobody waits for their orders any more; whether they hear it is not waited for."""
         for site, errand in errands.items():
+            if errand.is_over or site not in self.finder.node_of:
+                continue
             packet = self.seals.sealed(Packet.of(Cancellation(order_id=errand.order_id)))
-            self.grid.push_messages([make_message(packet, MessageType.TRAIN, self.node_of[site], ANSWER_S)])
+            node = self.finder.node_of[site]
+            self.grid.push_messages([make_message(packet, MessageType.TRAIN, node, ANSWER_S)])
 
     def _send_what_is_due(self, errands: dict[str, _Errand], give_up: float, traffic: _Traffic) -> None:
         now = time.monotonic()
         for site, errand in errands.items():
+            if site not in self.finder.node_of:
+                continue
             if errand.message is not None and now > errand.lost_at:
                 self._note_lost(site, errand)
             if errand.is_over or errand.message is not None or errand.due > now:
                 continue
             packet = errand.order if errand.whole else Packet.of(FollowUp(order_id=errand.order_id))
             patience = min(ANSWER_S, give_up - now)
-            message = make_message(packet, MessageType.TRAIN, self.node_of[site], patience)
+            message = make_message(packet, MessageType.TRAIN, self.finder.node_of[site], patience)
             (errand.message,) = self.grid.push_messages([message])
             errand.lost_at = now + patience
             traffic.down += packet.num_bytes
@@ -197,18 +212,3 @@ class FlowerTransport:
         if isinstance(report, TrainReport) and report.site != site:
             raise WireError("a report of another site", "give each site its own name")
         return report
-
-
-def make_message(packet: Packet, kind: str, node: int, patience_s: float) -> Message:
-    """Return a Flower message that is not delivered after ``patience_s`` seconds."""
-    return Message(packet_to_records(packet), dst_node_id=node, message_type=kind, ttl=max(1.0, patience_s))
-
-
-def packet_in(reply: Message) -> Packet | None:
-    """Return the packet in a reply, or None if there is none."""
-    if reply.has_error():
-        return None
-    try:
-        return packet_from_records(reply.content)
-    except FedvoxError:
-        return None

@@ -12,6 +12,7 @@ from common.federation.stage import Stage
 from common.study import Study
 from common.study_networks import study_codec, study_denoiser
 from server.checkpoint import CheckpointStore
+from server.participation import Participation
 from server.promise import Books
 from server.run_folder import RunFolder
 from server.state import GlobalState
@@ -29,6 +30,7 @@ class ReleasedModel:
         digest: SHA-256 over the tensors of both networks.
         rounds: Finished rounds of the diffusion stage.
         books: What is known of the sites' ledgers.
+        participation: Which sites' reports counted.
     """
 
     study: Study
@@ -38,6 +40,7 @@ class ReleasedModel:
     digest: str
     rounds: int
     books: Books
+    participation: Participation
 
 
 def load_codec(study: Study, state: GlobalState, device: torch.device) -> Codec:
@@ -56,11 +59,15 @@ def load_released_model(run: RunFolder, device: torch.device) -> ReleasedModel:
     state = CheckpointStore(run.checkpoints, study.digest).load_newest()
     if state is None or state.stage is not Stage.DIFFUSION or state.round_index == 0:
         raise RunError(f"{run.path} has no trained denoiser yet", "finish it: fedvox study resume --run ...")
-    return released_model(study, state, device, Books.of(run))
+    return released_model(study, state, device, Books.of(run), Participation.of(run))
 
 
 def released_model(
-    study: Study, state: GlobalState, device: torch.device, books: Books | None = None
+    study: Study,
+    state: GlobalState,
+    device: torch.device,
+    books: Books | None = None,
+    participation: Participation | None = None,
 ) -> ReleasedModel:
     """Return the model of a state of the diffusion stage.
 
@@ -69,12 +76,20 @@ def released_model(
         state: The state.
         device: Where the networks are wanted.
         books: What is known of the sites' ledgers; nothing by default.
+        participation: Which sites' reports counted; unknown by default.
     """
     codec = load_codec(study, state, device)
     denoiser = study_denoiser(study, state.released_denoiser).to(device).eval()
     scale = LatentScale.from_moments(*codec.codebook_moments())
     return ReleasedModel(
-        study, codec, denoiser, scale, state.model_digest, state.round_index, books or Books()
+        study,
+        codec,
+        denoiser,
+        scale,
+        state.model_digest,
+        state.round_index,
+        books or Books(),
+        participation or Participation(),
     )
 
 

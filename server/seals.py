@@ -1,6 +1,6 @@
 """Whether packets come from whom they should: the coordinator's own seal, and the sites' known keys."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -44,11 +44,11 @@ class StudySeals:
 
     Attributes:
         key: The coordinator's, which the sites have approved.
-        sites: Public key of each site, from its enrolment.
+        known: Says the public keys of the sites; asked every time, for one may be revoked meanwhile.
     """
 
     key: SealKey
-    sites: Mapping[str, PublicSealKey]
+    known: Callable[[], Mapping[str, PublicSealKey]]
 
     def sealed(self, packet: Packet) -> Packet:
         """Return ``packet`` with the coordinator's seal."""
@@ -61,6 +61,7 @@ class StudySeals:
             SealError: It is not, or the site is not enrolled.
             WireError: It is no packet.
         """
-        if site not in self.sites:
-            raise SealError(f"site {site} is not enrolled", "fedvox provision enrol")
-        verified_header(packet.header, packet.seal, self.sites[site])
+        keys = self.known()
+        if site not in keys:
+            raise SealError(f"site {site} is not enrolled, or was revoked", "fedvox provision show")
+        verified_header(packet.header, packet.seal, keys[site])

@@ -124,6 +124,7 @@ def _recipe(model: ReleasedModel, sampler: SamplerConfig, num: int, seed: int) -
         "spacing_mm": list(volume.written_spacing_mm),
         "nominal_spacing_axes": nominal,
         "intensity_range": list(volume.output_range),
+        "sites": model.participation.facts(),
         "differential_privacy": promise(model.study, model.books),
     }
 

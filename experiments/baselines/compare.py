@@ -20,9 +20,9 @@ from experiments.baselines.measure import (
 )
 from experiments.baselines.train import TrainedArm, train_arm
 from experiments.evaluation import real_sets
-from experiments.report.events import read_events
 from experiments.simulate import check_sites
 from experiments.study_file import load_study_file
+from server.events import read_events
 from server.run_folder import versions
 
 SNAPPED = "federated-snapped"  # the same latents, each replaced by its nearest codes before decoding

@@ -154,3 +154,13 @@ def test_each_process_is_started_again_by_itself(tmp_path):
     assert long.read_text() == "x"
     assert "short ended with 0" in said
     assert "long" not in said
+
+
+def test_a_proxy_is_for_the_way_out_and_never_for_loopback(tmp_path, monkeypatch):
+    monkeypatch.setenv("NO_PROXY", "intranet.example")
+    made = supernode(tmp_path, "fed.example.org:443", tmp_path / "agent.sock", 9094)
+    assert made.environment["NO_PROXY"] == "intranet.example,localhost,127.0.0.1"
+    assert "HTTPS_PROXY" not in made.environment  # inherited as it is
+    monkeypatch.delenv("NO_PROXY")
+    again = supernode(tmp_path, "fed.example.org:443", tmp_path / "agent.sock", 9094)
+    assert again.environment["NO_PROXY"] == "localhost,127.0.0.1"

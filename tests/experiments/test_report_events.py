@@ -5,8 +5,8 @@ import json
 import pytest
 
 from common.errors import RunError
-from experiments.report.events import read_events
 from experiments.report.history import RunHistory
+from server.events import read_events
 
 
 def finished(stage, round_index, loss=0.5, sites=("a", "b"), **facts):

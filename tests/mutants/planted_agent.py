@@ -81,7 +81,7 @@ MUTANTS = (
     Mutant(
         "names taken from anybody",
         "server/find_sites.py",
-        "        seals.refuse_unsealed(packet, header.site)\n",
+        "            self._seals.refuse_unsealed(packet, header.site)\n",
         "",
         TRANSPORT,
     ),

@@ -2,6 +2,7 @@
 
 import dataclasses
 import tempfile
+import time
 from pathlib import Path
 
 import pytest
@@ -27,7 +28,7 @@ from common.federation.wire import packet_from_records, packet_to_records
 from common.seal import SealKey
 from server import find_sites as finding
 from server import flower_transport
-from server.find_sites import find_sites
+from server.find_sites import SiteFinder
 from server.flower_transport import MOST_LOST, FlowerTransport
 from server.round_board import RoundBoard
 from server.seals import NoSeals, StudySeals
@@ -38,7 +39,8 @@ pytestmark = pytest.mark.usefixtures("flower_process")
 NODES = {"a": 11, "b": 12}
 COORDINATOR, STRANGER = SealKey.generate(), SealKey.generate()
 KEYS = {site: SealKey.generate() for site in NODES}
-SEALS = StudySeals(COORDINATOR, {site: key.public for site, key in KEYS.items()})
+PUBLIC = {site: key.public for site, key in KEYS.items()}
+SEALS = StudySeals(COORDINATOR, lambda: PUBLIC)
 
 
 @pytest.fixture(autouse=True)
@@ -110,11 +112,13 @@ def packed(site, asked, made=None, key=None):
     return sealed(report_to_packet(made or report(site), order_id), key or KEYS[site])
 
 
-def exchange(answer, seals=SEALS, deadline_s=5.0):
+def exchange(answer, seals=SEALS, deadline_s=5.0, connected=None):
     grid = FakeGrid(answer)
     with tempfile.TemporaryDirectory() as folder:
         board = RoundBoard(Path(folder) / "round.json")
-        transport = FlowerTransport(grid, NODES, seals, Spool(Path(folder) / "spool"), board)
+        finder = SiteFinder(grid, ("a", "b"), seals)
+        finder.node_of = dict(NODES if connected is None else connected)
+        transport = FlowerTransport(grid, finder, seals, Spool(Path(folder) / "spool"), board)
         found = transport.exchange([order("a"), order("b")], deadline_s)
     return found, grid
 
@@ -249,6 +253,12 @@ def test_a_failure_counts_for_the_node_that_sent_it(claimed):
     assert [r.site for r in reports] == ["a", "b"]
 
 
+def find_sites(grid, sites, deadline_s, seals, enough=None):
+    finder = SiteFinder(grid, sites, seals)
+    finder.wait(enough or len(sites), deadline_s)
+    return finder.node_of
+
+
 def introduced(site, asked, key=None, **changes):
     said = Introduction(nonce=asked.read().nonce, site=site, release="1").model_copy(update=changes)
     return sealed(Packet.of(said), key or KEYS.get(site, STRANGER))
@@ -308,3 +318,45 @@ def test_a_simulation_needs_no_seals():
     found, grid = exchange(answer, seals=NoSeals())
     assert [r.site for r in found.reports] == ["a", "b"]
     assert all(packet.seal == b"" for packet in grid.sent)
+
+
+def test_enough_sites_do_not_wait_for_ever_for_the_others(monkeypatch):
+    monkeypatch.setattr(finding, "GRACE_S", 0.05)
+    grid = FakeGrid(introduced, {"a": 11})
+    assert find_sites(grid, ("a", "b"), 5.0, SEALS, enough=1) == {"a": 11}
+    with pytest.raises(FederationError, match="not connected"):
+        find_sites(FakeGrid(introduced, {"a": 11}), ("a", "b"), 0.1, SEALS)
+
+
+def test_a_site_that_is_not_connected_holds_up_nobody():
+    started = time.monotonic()
+    found, grid = exchange(
+        lambda site, asked: None if isinstance(asked.read(), Question) else packed(site, asked),
+        connected={"a": 11},
+    )
+    assert [r.site for r in found.reports] == ["a"]
+    assert time.monotonic() - started < 3.0
+    assert {p.read().site for p in grid.sent if isinstance(p.read(), OrderHeader)} == {"a"}
+
+
+def test_a_site_that_connects_while_others_are_at_work_takes_part():
+    answered = []
+
+    def answer(site, asked):
+        if isinstance(asked.read(), Question):
+            return introduced(site, asked)
+        answered.append(site)
+        if site == "a" and "b" not in answered:
+            return "later"
+        return packed(site, asked)
+
+    found, _ = exchange(answer, connected={"a": 11})
+    assert [r.site for r in found.reports] == ["a", "b"]
+
+
+def test_a_site_that_is_revoked_while_a_run_goes_on_counts_no_more():
+    known = dict(PUBLIC)
+    seals = StudySeals(COORDINATOR, lambda: known)
+    assert len(exchange(packed, seals)[0].reports) == 2
+    del known["b"]
+    assert [r.site for r in exchange(packed, seals)[0].reports] == ["a"]
