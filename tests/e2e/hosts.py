@@ -137,13 +137,16 @@ class Deployment:
         return call(FEDVOX, *words, cwd=self.folder, namespace=namespace, timeout=timeout)
 
     def start(self, host, name, *words):
-        """Start a process of a host."""
+        """Start a command of fedvox on a host."""
+        return self._started(host, name, (FEDVOX, *words), self.folder)
+
+    def _started(self, host, name, words, folder):
         prefix = ["ip", "netns", "exec", self.hosts.namespace(host)] if self.hosts else []
         log = self.folder / f"{name}.log"
         with log.open("ab") as file:
             process = subprocess.Popen(
-                [*prefix, FEDVOX, *map(str, words)],
-                cwd=self.folder,
+                [*prefix, *map(str, words)],
+                cwd=folder,
                 env=ENVIRONMENT,
                 stdout=file,
                 stderr=file,
@@ -151,6 +154,15 @@ class Deployment:
             )
         self.running[name] = Running(process, log)
         return self.running[name]
+
+    def start_light(self, site, manner):
+        """Start a light site, which needs neither agent nor connection."""
+        words = (sys.executable, "-m", "tests.e2e.light_site", self.address, manner, self.folder / site)
+        return self.start_program(site, f"{site}-light", *words)
+
+    def start_program(self, host, name, *words):
+        """Start any program on a host, in the project's folder."""
+        return self._started(host, name, words, Path(__file__).parents[2])
 
     def provision(self):
         """Kits, installation, enrolment, approval."""

@@ -3,7 +3,7 @@
     python -m tests.e2e.light_site ADDRESS MANNER FOLDER...
 
 Each FOLDER is an installed site. A manner is `honest`, or one of `LIES`: what a site that is broken, or in
-somebody else's hands, might send.
+somebody else's hands, might send; `every` is all of them, one in each round of the codec.
 """
 
 import dataclasses
@@ -35,6 +35,7 @@ from common.federation.messages import TrainOrder, TrainReport
 from common.federation.packet import PARAMETERS, Packet
 from common.federation.packing import order_from_packet, report_to_packet
 from common.federation.sealing import sealed
+from common.federation.stage import Stage
 from common.federation.wire import packet_from_records, packet_to_records
 from common.release import release
 from common.seal import SealKey
@@ -101,16 +102,23 @@ class LightSite:
             unknown = FailureHeader(order_id=header.order_id, site=self.name, code=ErrorCode.UNKNOWN)
             return sealed(Packet.of(unknown), self.key)
         order = order_from_packet(packet)
-        tensors = LIES.get(self.manner, lambda t: t)(_moved(order))
+        manner = self._manner(order)
+        tensors = LIES.get(manner, lambda t: t)(_moved(order))
         report = _report(order, self.study.schedule_of(order.stage).local_steps, tensors)
         made = report_to_packet(report, header.order_id)
-        if self.manner == "unsealed":
+        if manner == "unsealed":
             return made
-        if self.manner == "altered":
+        if manner == "altered":
             content = bytearray(made.sections[PARAMETERS])
             content[-1] ^= 1
             return sealed(dataclasses.replace(made, sections={PARAMETERS: bytes(content)}), self.key)
-        return sealed(made, SealKey.generate() if self.manner == "forged" else self.key)
+        return sealed(made, SealKey.generate() if manner == "forged" else self.key)
+
+    def _manner(self, order: TrainOrder) -> str:
+        """Return how to answer an order: in turn if it is to be every lie."""
+        if self.manner != "every":
+            return self.manner
+        return list(LIES)[(order.round_index - 1) % len(LIES)] if order.stage is Stage.CODEC else "honest"
 
     def serve(self, address: str, stop: threading.Event) -> None:
         """Answer until told to stop."""

@@ -1,0 +1,140 @@
+"""Nothing identifying crosses: patients are marked, and what leaves their sites is searched for the marks.
+
+The marks are in folder names, file names, patient identifiers, NIfTI headers, and in the texts of errors that
+broken files raise. Searched are the decrypted traffic (a relay that holds the coordinator's certificate), the
+agent's socket, and every file of the coordinator. `make e2e`.
+"""
+
+import json
+import sys
+
+import nibabel as nib
+import numpy as np
+import pytest
+import yaml
+
+from client.installation import COORDINATOR_FILE
+from tests.e2e.canaries import leaks_in
+from tests.e2e.hosts import CAN_HAVE_HOSTS, Deployment, Hosts
+from tests.small_federation import small_study, write_volumes
+
+pytestmark = [
+    pytest.mark.hospitals,
+    pytest.mark.skipif(not CAN_HAVE_HOSTS, reason="needs root, ip (iproute2) and nginx"),
+]
+
+SITES = ("north", "south", "west")
+FOLDER, FILE, PATIENT, HEADER, BROKEN = (
+    "zebrafinch-ward",
+    "nightingale-exam",
+    "goldcrest-patient",
+    "wagtail-scanner",
+    "firecrest-broken",
+)
+MARKS = (FOLDER, FILE, PATIENT, HEADER, BROKEN)
+TRAINING = {"rounds": 1, "local_steps": 2, "batch_size": 2}
+RELAYED = 444
+
+
+def write_marked_volumes(folder, seed):
+    """Write six exams and a patient table that carry every mark."""
+    folder.mkdir(parents=True)
+    rng = np.random.default_rng(seed)
+    rows = ["file,patient"]
+    for index in range(6):
+        image = nib.Nifti1Image(rng.normal(size=(8, 8, 8)).astype(np.float32), np.eye(4))
+        image.header["descrip"] = HEADER.encode()
+        name = f"{FILE}-{index}.nii.gz"
+        nib.save(image, folder / name)
+        rows.append(f"{name},{PATIENT}-{index}")
+    (folder.parent / f"{FOLDER}.csv").write_text("\n".join(rows) + "\n")
+
+
+@pytest.fixture(scope="module")
+def ended(tmp_path_factory):
+    """A study that has ended, with what was recorded on its way."""
+    folder = tmp_path_factory.mktemp("canaries")
+    study = small_study(
+        SITES,
+        codec__training=TRAINING,
+        diffusion__training=TRAINING,
+        codec__model__discriminator=None,
+        federation={"sites": list(SITES), "min_sites": 2, "round_deadline_s": 240, "round_attempts": 1},
+    )
+    for seed, site in enumerate(SITES):
+        write_volumes(folder / "data" / site, 6, seed)
+    with Hosts(("coordinator", *SITES)) as hosts:
+        made = Deployment(folder, study.model_dump(mode="json", exclude_none=True), hosts, port=443)
+        made.provision()
+        for seed, site in enumerate(("north", "south")):
+            mark(folder / site, seed)
+        (folder / "south" / FOLDER / f"{BROKEN}.nii.gz").write_bytes(b"no volume")
+        with (folder / "south" / f"{FOLDER}.csv").open("a") as table:
+            table.write(f"{BROKEN}.nii.gz,{PATIENT}-9\n")
+        made.start_server()
+        address, home = hosts.address("coordinator"), folder / "coordinator"
+        relay(made, "coordinator", "tls", address, RELAYED, 443, home, folder / "tls.bytes")
+        for site in SITES:
+            made.start_agent(site)
+        run = folder / "north" / "run"
+        made.wait_for((run / "agent.sock").exists, 60, "the agent's socket")
+        relay(made, "north", "socket", run / "relay.sock", run / "agent.sock", folder / "socket.bytes")
+        made.wait_for((run / "relay.sock").exists, 60, "the relay's socket")
+        made.start("north", "north-connection", "site", "connect", "north/courier.yaml", "--port", 19094)
+        for site in ("south", "west"):
+            made.start_connection(site)
+        made.run_study()
+        made.finished(400)
+        yield made
+        made.stop()
+
+
+def mark(site, seed):
+    """Give a site marked patients, a way through the relay, and a socket behind one."""
+    write_marked_volumes(site / FOLDER, seed)
+    config = yaml.safe_load((site / "site.yaml").read_text())
+    config |= {"data": FOLDER, "patients": f"{FOLDER}.csv"}
+    (site / "site.yaml").write_text(yaml.safe_dump(config))
+    (site / "courier.yaml").write_text(yaml.safe_dump(config | {"agent": {"socket": "run/relay.sock"}}))
+    known = json.loads((site / COORDINATOR_FILE).read_text())
+    known["address"] = known["address"].replace(":443", f":{RELAYED}")
+    (site / COORDINATOR_FILE).write_text(json.dumps(known))
+
+
+def relay(made, host, kind, *words):
+    made.start_program(host, f"relay-{kind}", sys.executable, "-m", "tests.e2e.relays", kind, *words)
+
+
+def test_the_search_finds_what_is_there_to_find(ended):
+    """The site's own log holds the text of the error, and its folder the names."""
+    agent_log = ended.running["south-agent"].log
+    assert BROKEN in leaks_in([agent_log], MARKS)[agent_log]
+    exam = next((ended.folder / "north" / FOLDER).glob("*.nii.gz"))
+    assert leaks_in([exam], MARKS) == {exam: {HEADER}}
+
+
+def test_the_study_went_on_and_the_broken_site_said_a_code(ended):
+    events = [json.loads(line) for line in ended.events().splitlines()]
+    failed = {(e["site"], e["code"]) for e in events if e["event"] == "site_failed"}
+    assert failed == {("south", "E_DATA")}
+    assert events[-1]["event"] == "run_finished"
+
+
+def test_no_mark_is_in_what_travelled(ended):
+    records = [ended.folder / "tls.bytes", ended.folder / "socket.bytes"]
+    for record in records:
+        assert record.stat().st_size > 10_000  # orders and reports came this way
+    assert b"/v1/fleet/" in records[0].read_bytes()
+    assert leaks_in(records, MARKS) == {}
+
+
+def test_no_mark_is_anywhere_at_the_coordinator(ended):
+    places = [ended.folder / "coordinator", ended.folder / "runs"]
+    logs = [ended.running[name].log for name in ("server", "study", "relay-tls")]
+    files = [path for place in places for path in place.rglob("*")] + logs
+    assert any(path.name.startswith("superlink.db") for path in files)
+    assert leaks_in(files, MARKS) == {}
+
+
+def test_no_mark_is_in_the_courier_s_log(ended):
+    assert leaks_in([ended.running["north-connection"].log], MARKS) == {}

@@ -1,0 +1,217 @@
+"""What the coordinator and its sites refuse over the network, while the study goes on.
+
+Three hosts of sites: two do their work, the third lies, floods, and is at last thrown out. `make e2e`.
+"""
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+
+import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+
+from client.installation import AUTHORITY_FILE, NODE_KEY
+from deploy.app_bundle import write_bundle
+from deploy.nginx import LARGEST_BODY
+from deploy.processes import SERVER, flower_home
+from server.coordinator import Coordinator
+from tests.e2e.hosts import CAN_HAVE_HOSTS, ENVIRONMENT, FEDVOX, Deployment, Hosts, call
+from tests.e2e.light_site import LIES
+from tests.small_federation import small_study, write_volumes
+
+pytestmark = [
+    pytest.mark.hospitals,
+    pytest.mark.skipif(not CAN_HAVE_HOSTS, reason="needs root, ip (iproute2) and nginx"),
+]
+
+SITES = ("north", "south", "west")
+TRAINING = {"local_steps": 2, "batch_size": 2}
+REASONS = {  # of the lies that are reports; the others are as good as no answer
+    "nan": "is not finite",
+    "far": "moved by",
+    "shape": "expected",
+    "extra": "not asked for",
+}
+
+
+@pytest.fixture(scope="module")
+def deployment(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("refusals")
+    study = small_study(
+        SITES,
+        codec__training={**TRAINING, "rounds": len(LIES)},
+        diffusion__training={**TRAINING, "rounds": 1},
+        codec__model__discriminator=None,
+        federation={"sites": list(SITES), "min_sites": 2, "round_deadline_s": 120, "round_attempts": 1},
+    )
+    for seed, site in enumerate(SITES):
+        write_volumes(folder / "data" / site, 6, seed)
+    with Hosts(("coordinator", *SITES)) as hosts:
+        made = Deployment(folder, study.model_dump(mode="json", exclude_none=True), hosts, port=443)
+        made.provision()
+        made.start_server()
+        for site in ("north", "south"):
+            made.start_agent(site)
+            made.start_connection(site)
+        yield made
+        made.stop()
+
+
+def inside(deployment, host, *words, timeout=60):
+    """Run a program on a host; return the finished process."""
+    space = deployment.hosts.namespace(host)
+    return subprocess.run(
+        ["ip", "netns", "exec", space, *map(str, words)],
+        capture_output=True, text=True, timeout=timeout, check=False, cwd=deployment.folder, env=ENVIRONMENT,
+    )  # fmt: skip
+
+
+def run_study(deployment, name):
+    """Start a run of the study; return its events' file."""
+    words = ("study", "run", "study.yaml", "--server", "--port", 8000, "--name", name, "--json")
+    deployment.start("coordinator", "study", *words)
+    return deployment.folder / "runs" / name / "events.jsonl"
+
+
+def events_of(path):
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
+
+
+FLOOD = """
+import socket, ssl, sys, time
+opened = []
+for _ in range(1000):
+    try:
+        opened.append(socket.create_connection((sys.argv[1], 443), timeout=2))
+    except OSError:
+        break
+print(len(opened), flush=True)
+time.sleep(float(sys.argv[2]))
+"""
+
+SLOW = """
+import socket, ssl, sys, time
+context = ssl.create_default_context(cafile=sys.argv[2])
+slow = context.wrap_socket(socket.create_connection((sys.argv[1], 443)), server_hostname=sys.argv[1])
+started = time.monotonic()
+slow.sendall(b"POST /v1/fleet/pull-messages HTTP/1.1\\r\\nHost: x\\r\\n")
+try:
+    while time.monotonic() < started + 60:
+        slow.sendall(b"X-A: b\\r\\n")
+        time.sleep(1)
+        slow.settimeout(0.01)
+        try:
+            if slow.recv(1000) == b"":
+                break
+        except TimeoutError:
+            pass
+except OSError:
+    pass
+print(time.monotonic() - started)
+"""
+
+LARGE = """
+import http.client, ssl, sys
+context = ssl.create_default_context(cafile=sys.argv[2])
+connection = http.client.HTTPSConnection(sys.argv[1], 443, timeout=30, context=context)
+connection.putrequest("POST", "/v1/fleet/push-object")
+connection.putheader("Content-Length", str(9 << 20))
+connection.endheaders()
+print(connection.getresponse().status)
+"""
+
+
+def test_lies_and_floods_are_refused_and_the_study_goes_on(deployment):
+    coordinator = deployment.hosts.address("coordinator")
+    authority = deployment.folder / "west" / AUTHORITY_FILE
+    deployment.start_light("west", "every")
+    path = run_study(deployment, "lies")
+    deployment.wait_for(lambda: "round_finished" in str(events_of(path)), 200, "a first round")
+
+    space = deployment.hosts.namespace("west")
+    flood = subprocess.Popen(["ip", "netns", "exec", space, sys.executable, "-c", FLOOD, coordinator, "30"])
+    assert inside(deployment, "north", sys.executable, "-c", LARGE, coordinator, authority).stdout == "413\n"
+    assert LARGEST_BODY == "8m"
+    said = ("-s", "-o", "/dev/null", "-w", "%{http_code}")
+    plain = inside(deployment, "north", "curl", *said, f"http://{coordinator}:443/")
+    assert plain.stdout == "400"
+    slow = inside(deployment, "south", sys.executable, "-c", SLOW, coordinator, authority, timeout=90)
+    assert float(slow.stdout) < 15, slow.stderr
+    flood.wait(60)
+
+    deployment.finished(600)
+    events = events_of(path)
+    rounds = [e for e in events if e["event"] == "round_finished"]
+    assert len(rounds) == len(LIES) + 1
+    assert all({"north", "south"} <= e["sites"].keys() for e in rounds)
+    refused = [e for e in events if e["event"] == "report_rejected"]
+    assert [e["site"] for e in refused] == ["west"] * len(REASONS)
+    for event, reason in zip(refused, REASONS.values(), strict=True):
+        assert reason in event["reason"]
+    missing = [e["site"] for e in events if e["event"] == "site_missing"]
+    assert missing == ["west"] * (len(LIES) - len(REASONS))
+    assert "west" in rounds[-1]["sites"]  # once it is honest it is taken
+    manifest = json.loads((path.parent / "synthetic" / "manifest.json").read_text())
+    assert manifest["sites"]["incomplete"] == ["west"]
+
+
+def test_an_unknown_key_is_not_let_in(deployment):
+    """Somebody who has all of a site's files but its node key."""
+    stranger = deployment.folder / "stranger"
+    left_out = shutil.ignore_patterns("state", "flower", "run")
+    shutil.copytree(deployment.folder / "west", stranger, ignore=left_out)
+    key = ec.generate_private_key(ec.SECP384R1())
+    (stranger / NODE_KEY).write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.OpenSSH, NoEncryption()))
+    deployment.start("west", "stranger", "site", "connect", "stranger/site.yaml", "--port", 19999)
+    log = deployment.running["stranger"].log
+    deployment.wait_for(lambda: "it is started again" in log.read_text(), 60, "the refusal")
+    deployment.running["stranger"].stop()
+    assert re.search(r"code: 200\d", log.read_text()), log.read_text()[-2000:]
+
+
+def test_a_study_that_one_site_has_not_approved_goes_on_without_it(deployment):
+    deployment.running["west-light"].stop()
+    for approval in (deployment.folder / "west" / "state" / "approvals").iterdir():
+        approval.unlink()
+    for site in ("north", "south"):
+        deployment.fedvox(site, "site", "approve", f"{site}/site.yaml", "--yes", "--runs", 9)
+    deployment.start_agent("west")
+    deployment.start_connection("west")
+    path = run_study(deployment, "unapproved")
+    deployment.finished(400)
+    failed = [e for e in events_of(path) if e["event"] == "site_failed"]
+    assert {(e["site"], e["code"]) for e in failed} == {("west", "E_UNAPPROVED")}
+    assert not (deployment.folder / "west" / "state" / "cache").exists()  # no volume was opened
+
+
+def test_code_that_no_site_installed_runs_nowhere(deployment, tmp_path):
+    app = tmp_path / "fedvox"
+    write_bundle(app)
+    (app / "client" / "app.py").write_text((app / "client" / "app.py").read_text() + "\nprint('EVIL')\n")
+    coordinator = Coordinator(deployment.folder / "coordinator")
+    run = deployment.folder / "runs" / "unapproved"
+    settings = f'run-folder="{run}" coordinator="{coordinator.folder.resolve()}"'
+    flwr = ("env", f"FLWR_HOME={flower_home(coordinator.folder, 8000)}", FEDVOX.with_name("flwr"))
+    space = deployment.hosts.namespace("coordinator")
+    words = ("run", app, SERVER, "--run-config", settings, "--format", "json")
+    answer = json.loads(call(*flwr, *words, namespace=space))
+    assert answer["success"]
+    logs = [deployment.running[f"{site}-connection"].log for site in ("north", "south")]
+    refused = "FAB verification failed"
+    deployment.wait_for(lambda: all(refused in log.read_text() for log in logs), 120, "both refusals")
+    call(*flwr, "stop", answer["run-id"], SERVER, namespace=space)
+    assert not any("EVIL" in log.read_text() for log in logs)
+
+
+def test_a_revoked_site_is_let_out_and_the_study_goes_on(deployment):
+    deployment.fedvox("coordinator", "provision", "revoke", "west")
+    log = deployment.running["west-connection"].log
+    deployment.wait_for(lambda: "it is started again" in log.read_text(), 120, "the end of its connection")
+    path = run_study(deployment, "revoked")
+    text = deployment.finished(400)
+    assert json.loads(text[text.index("{") :])["went_on_without"] == ["west"]
+    rounds = [e for e in events_of(path) if e["event"] == "round_finished"]
+    assert all(set(e["sites"]) == {"north", "south"} for e in rounds)
