@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from cli.console import out, print_json, table
-from cli.site_agent import approve, cancel, connect, install_kit, start, trust, units
+from cli.site_agent import approve, cancel, connect, install_kit, start, trust, units, users
 from cli.site_check import check
 from client.ledger_export import ledger_rows, ledger_summary, registry_entry
 from client.private.budget import Budget
@@ -31,6 +31,7 @@ site_app.command("start")(start)
 site_app.command("cancel")(cancel)
 site_app.command("connect")(connect)
 site_app.command("units")(units)
+site_app.command("users")(users)
 
 SiteFile = Annotated[Path, typer.Argument(metavar="SITE", help="The site's YAML file.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of text.")]

@@ -25,8 +25,9 @@ from common.errors import ConfigError
 from common.kit import read_kit
 from common.study import Study, load_study
 from deploy.processes import SUPERNODE_PORT, program, supernode
+from deploy.site_users import SiteUsers, divide
 from deploy.supervisor import keep_running
-from deploy.units import site_units
+from deploy.units import AGENT_USER, COURIER_USER, GROUP, site_units
 
 PID_FILE = "agent.pid"
 SiteFile = Annotated[Path, typer.Argument(metavar="SITE", help="The site's YAML file.")]
@@ -179,6 +180,20 @@ def units(
     texts = site_units(program("fedvox"), site_file.parent.resolve(), config.data.resolve(), gpu)
     write_units(to, texts)
     out.print(f"wrote {', '.join(texts)} in {to}; make the users that they name", highlight=False)
+
+
+def users(
+    site_file: SiteFile,
+    agent: Annotated[str, typer.Option("--agent", help="User of the agent.")] = AGENT_USER,
+    courier: Annotated[str, typer.Option("--courier", help="User of the connection.")] = COURIER_USER,
+    group: Annotated[str, typer.Option("--group", help="Group of both.")] = GROUP,
+) -> None:
+    """Divide the site's files between two users, as root: the connection cannot read what the agent holds.
+
+    Example: [bold]sudo fedvox site users site/site.yaml[/]
+    """
+    divide(site_file.parent.resolve(), SiteUsers(agent, courier, group))
+    out.print(f"{agent} has keys, state and ledger; {courier} has its own folder and the socket")
 
 
 class _Sites:

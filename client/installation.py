@@ -3,7 +3,7 @@
     site.yaml          settings, to be completed by the site's engineer
     study.yaml         the study, to be read before `fedvox site approve`
     keys/sign.key      Ed25519, seals reports; the agent's alone
-    keys/node.key      ECDSA P-384 in OpenSSH form, of the connection; the courier's alone
+    courier/node.key   ECDSA P-384 in OpenSSH form, of the connection; the courier's alone
     coordinator.json   address and public key; ca.crt: what its certificate is checked with
     NAME.enrol         public keys, for the coordinator
 
@@ -33,7 +33,8 @@ from common.seal import PublicSealKey, SealKey
 from common.sealed_record import SealedRecord
 from common.study import Study, load_study
 
-SIGN_KEY, NODE_KEY = "keys/sign.key", "keys/node.key"
+SIGN_KEY, COURIER_FOLDER = "keys/sign.key", "courier"
+NODE_KEY = f"{COURIER_FOLDER}/node.key"
 SITE_FILE, STUDY_FILE, COORDINATOR_FILE, AUTHORITY_FILE = (
     "site.yaml",
     "study.yaml",
@@ -68,7 +69,7 @@ class Installation:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        if not (folder / SIGN_KEY).is_file():
+        if not (folder / COORDINATOR_FILE).is_file():  # the courier's user cannot even see the agent's key
             raise ConfigError(f"{folder} is no installed site", "fedvox site install KIT")
 
     @property
@@ -129,7 +130,8 @@ def install(folder: Path, kit: Kit, texts: Mapping[str, str], data: Path, patien
     if (folder / "keys").exists():
         raise ConfigError(f"{folder} holds a site's keys", "choose another --into; keys are not replaced")
     folder.mkdir(mode=OWNER_ONLY, parents=True, exist_ok=True)
-    (folder / "keys").mkdir(mode=OWNER_ONLY)
+    for name in ("keys", COURIER_FOLDER):
+        (folder / name).mkdir(mode=OWNER_ONLY)
     for name, text in texts.items():
         write_text_atomic(folder / Path(name).name, text)
     write_text_atomic(folder / AUTHORITY_FILE, kit.authority)

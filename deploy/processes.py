@@ -13,7 +13,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from client.installation import AUTHORITY_FILE, NODE_KEY
+from client.installation import AUTHORITY_FILE, COURIER_FOLDER, NODE_KEY
 from common.artifact import OWNER_ONLY, PRIVATE_FILE, write_bytes_atomic, write_text_atomic
 from common.quiet import FLOWER_QUIET
 from deploy.app_bundle import bundle_hash
@@ -98,7 +98,7 @@ def supernode(folder: Path, address: str, socket: Path, port: int) -> Process:
         *("--auth-supernode-private-key", str(folder / NODE_KEY)),
         *("--port", str(port), "--node-config", f'agent-socket="{socket}"'),
     )
-    return Process(words, _environment(folder))
+    return Process(words, _environment(folder / COURIER_FOLDER))
 
 
 def program(name: str) -> str:

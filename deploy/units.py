@@ -1,11 +1,13 @@
 """systemd units: the agent without a network, the connection without the agent's files, the server in three.
 
-Two users at a site, made once: `fedvox-agent` owns the site's folder; `fedvox-courier` owns only the node key
-and Flower's folder, and may open the socket through the group `fedvox`.
+Two users at a site, made once: `fedvox-agent` owns the site's folder; `fedvox-courier` owns the node key alone,
+and may open the socket through the group `fedvox`. See `fedvox site users`.
 """
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+
+from client.installation import COURIER_FOLDER
 
 AGENT_USER, COURIER_USER, GROUP, SERVER_USER = "fedvox-agent", "fedvox-courier", "fedvox", "fedvox-server"
 RESTART_S = 5
@@ -62,7 +64,7 @@ def site_units(program: str, folder: Path, data: Path, gpu: bool) -> dict[str, s
         "ReadWritePaths": str(folder),
         **devices,
     }
-    hidden = [f"-{folder / name}" for name in ("state", "ledger", "keys/sign.key")] + [str(data)]
+    hidden = [f"-{folder / name}" for name in ("state", "ledger", "keys")] + [str(data)]
     connection: dict[str, str | Sequence[str]] = {
         "User": COURIER_USER,
         "Group": GROUP,
@@ -71,7 +73,7 @@ def site_units(program: str, folder: Path, data: Path, gpu: bool) -> dict[str, s
         "RestrictAddressFamilies": "AF_UNIX AF_INET AF_INET6",
         "EnvironmentFile": "-/etc/fedvox/proxy.env",  # HTTPS_PROXY=http://proxy:3128, if there is one
         "InaccessiblePaths": hidden,
-        "ReadWritePaths": f"-{folder / 'flower'}",
+        "ReadWritePaths": str(folder / COURIER_FOLDER),
         **NO_DEVICES,
     }
     online = ("network-online.target", "fedvox-agent.service")

@@ -100,11 +100,11 @@ def test_a_file_that_is_no_kit_is_refused(tmp_path):
 
 def test_keys_are_born_at_the_site_and_are_their_owner_s_alone(made):
     folder, _, said = made
-    for key in ("sign.key", "node.key"):
-        path = folder / "north" / "keys" / key
+    for key in ("keys/sign.key", "courier/node.key"):
+        path = folder / "north" / key
         assert stat.S_IMODE(path.stat().st_mode) == 0o600
         assert "PRIVATE KEY" in path.read_text()
-    node = load_ssh_private_key((folder / "north" / "keys" / "node.key").read_bytes(), None)
+    node = load_ssh_private_key((folder / "north" / "courier" / "node.key").read_bytes(), None)
     assert node.curve.name == "secp384r1"
     enrolment = (folder / "north" / "north.enrol").read_text()
     assert "PRIVATE" not in enrolment

@@ -62,7 +62,7 @@ def test_the_agent_has_no_network_and_the_connection_none_of_the_agent_s_files(u
     agent, connection = texts["fedvox-agent.service"], texts["fedvox-connection.service"]
     assert "PrivateNetwork=yes" in agent
     assert "RestrictAddressFamilies=AF_UNIX\n" in agent
-    for path in (tmp_path / "state", tmp_path / "keys" / "sign.key", "/srv/volumes"):
+    for path in (tmp_path / "state", tmp_path / "keys", "/srv/volumes"):
         assert re.search(rf"InaccessiblePaths=-?{re.escape(str(path))}\n", connection)
     assert "User=fedvox-agent" in agent
     assert "User=fedvox-courier" in connection

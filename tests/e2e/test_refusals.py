@@ -161,7 +161,7 @@ def test_lies_and_floods_are_refused_and_the_study_goes_on(deployment):
 def test_an_unknown_key_is_not_let_in(deployment):
     """Somebody who has all of a site's files but its node key."""
     stranger = deployment.folder / "stranger"
-    left_out = shutil.ignore_patterns("state", "flower", "run")
+    left_out = shutil.ignore_patterns("state", "run", "flower")
     shutil.copytree(deployment.folder / "west", stranger, ignore=left_out)
     key = ec.generate_private_key(ec.SECP384R1())
     (stranger / NODE_KEY).write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.OpenSSH, NoEncryption()))
