@@ -1,7 +1,7 @@
 """systemd units: the agent without a network, the connection without the agent's files, the server in three.
 
-Two users at a site, made once: `fedvox-agent` owns the site's folder; `fedvox-courier` owns the node key alone,
-and may open the socket through the group `fedvox`. See `fedvox site users`.
+Two users at a site, made once: `fedvox-agent` owns the site's folder; `fedvox-courier` owns the node key, and
+may open the socket through the group `fedvox`. See `fedvox site users`.
 """
 
 from collections.abc import Mapping, Sequence

@@ -81,9 +81,8 @@ def command_of(user, group, *words):
     kept = [path for path in needed if path.is_relative_to(closed[0])]
     steps = [f"hold{n}=$(mktemp -d) && mount --bind {quote(str(p))} $hold{n}" for n, p in enumerate(kept)]
     steps.append(f"mount -t tmpfs -o mode=755 none {quote(str(closed[0]))}")
-    steps += [
-        f"mkdir -p {quote(str(p))} && mount --move $hold{n} {quote(str(p))}" for n, p in enumerate(kept)
-    ]
+    steps += [f"mkdir -p {quote(str(p))}" for p in kept]
+    steps += [f"mount --move $hold{n} {quote(str(p))}" for n, p in enumerate(kept)]
     return ["unshare", "-m", "sh", "-c", " && ".join([*steps, 'exec "$@"']), "sh", *who]
 
 
