@@ -7,7 +7,7 @@ export FLWR_TELEMETRY_ENABLED := 0
 export FLWR_DISABLE_UPDATE_CHECK := 1
 export FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION := 1
 
-.PHONY: demo e2e load test test-all check format mutants bench install install-test clean
+.PHONY: demo e2e load sbom test test-all check format mutants bench install install-test clean
 
 demo: $(VENV)/.installed
 	$(BIN)/fedvox demo
@@ -59,6 +59,18 @@ mutants: $(VENV)/.installed-test
 
 bench: $(VENV)/.installed-test
 	$(BIN)/python -m benchmarks.run
+
+# What a release consists of: a CycloneDX bill of materials and the licences of all that it brings, told from an
+# environment that holds nothing else. Some minutes.
+sbom:
+	$(PYTHON) -m venv build/release && $(PYTHON) -m venv build/sbom-tools
+	build/release/bin/pip install --quiet --disable-pip-version-check -c constraints.txt .
+	build/sbom-tools/bin/pip install --quiet --disable-pip-version-check -c constraints.txt cyclonedx-bom pip-licenses
+	mkdir -p sbom
+	build/sbom-tools/bin/cyclonedx-py environment --pyproject pyproject.toml --output-reproducible \
+		--of JSON -o sbom/fedvox.cdx.json build/release/bin/python
+	build/sbom-tools/bin/pip-licenses --python build/release/bin/python --with-urls --format markdown \
+		--output-file sbom/LICENCES.md
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

@@ -1,6 +1,10 @@
-"""What lies in a kit beside its keys: one page for the site's engineer."""
+"""What lies in a kit beside its keys: one page for the site's engineer, and how to run it in containers."""
+
+from pathlib import Path
 
 from common.kit import Kit
+
+COMPOSE = "compose.site.yaml"
 
 RUNBOOK = """\
 # {site}: joining the study "{study}"
@@ -22,10 +26,14 @@ The coordinator is {address}. Only outbound connections to it are needed.
        fedvox site start site/site.yaml
        fedvox site connect site/site.yaml
 
-Keys were made on your machine and never leave it. Back up `site/keys`.
+Better as services: `fedvox site units site/site.yaml` writes systemd units, `compose.site.yaml` beside this
+page runs both in containers. Keys were made on your machine and never leave it. Back up `site/keys`.
 """
 
 
 def kit_texts(kit: Kit) -> dict[str, str]:
     """Return the texts of a kit, by file name."""
-    return {"RUNBOOK.md": RUNBOOK.format(site=kit.site, study=kit.study.name, address=kit.address)}
+    return {
+        "RUNBOOK.md": RUNBOOK.format(site=kit.site, study=kit.study.name, address=kit.address),
+        COMPOSE: (Path(__file__).parent / "containers" / COMPOSE).read_text(encoding="utf-8"),
+    }
