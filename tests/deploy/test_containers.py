@@ -1,4 +1,4 @@
-"""Images and compose files, judged by linters and by what they must not give; no container engine runs here."""
+"""Images and compose files, judged by linters and by what they must not give; no engine runs them here."""
 
 import subprocess
 import sys
