@@ -49,9 +49,10 @@ format: $(VENV)/.installed-test
 e2e: $(VENV)/.installed-test
 	$(BIN)/pytest -m hospitals -s tests/e2e/test_hospitals.py
 
-# The server's memory with 4 and with 32 sites and a model of 50 MB: some minutes.
+# The server's memory with 4 and with 32 sites and a model of 50 MB; what a round costs beside training. On a quiet
+# machine; about 15 minutes.
 load: $(VENV)/.installed-test
-	$(BIN)/pytest -m load -s tests/e2e/test_many_sites.py
+	$(BIN)/pytest -m load -s tests/e2e/test_many_sites.py tests/e2e/test_overhead.py
 
 # Plants known privacy bugs and fails if the tests miss one: some minutes.
 mutants: $(VENV)/.installed-test

@@ -36,6 +36,7 @@ POLL_S = 0.2
 ASK_AGAIN_S = 5.0  # after a message got lost, or a site that is busy
 ANSWER_S = 300.0  # within which a message is answered: a minute at the agent, the rest for the transfer
 MOST_LOST = 5  # messages about one order in a row, before its site counts as gone
+MOST_SENT = 5  # times that a site is sent one order: it may lose it, but not ask for it for ever
 
 
 @dataclass
@@ -50,6 +51,7 @@ class _Errand:
         message: What is on its way.
         lost_at: When that counts as lost.
         lost: Messages that were lost in a row.
+        sent: Times that the whole order was sent.
         report: What came of it.
     """
 
@@ -60,11 +62,13 @@ class _Errand:
     message: str | None = None
     lost_at: float = math.inf
     lost: int = 0
+    sent: int = 0
     report: Report | None = None
 
     @property
     def is_over(self) -> bool:
-        return self.report is not None or self.lost >= MOST_LOST
+        too_often = self.whole and self.sent >= MOST_SENT and self.message is None
+        return self.report is not None or self.lost >= MOST_LOST or too_often
 
 
 @dataclass
@@ -142,6 +146,7 @@ class FlowerTransport:
             if errand.is_over or errand.message is not None or errand.due > now:
                 continue
             packet = errand.order if errand.whole else Packet.of(FollowUp(order_id=errand.order_id))
+            errand.sent += errand.whole
             patience = min(ANSWER_S, give_up - now)
             message = make_message(packet, MessageType.TRAIN, self.finder.node_of[site], patience)
             (errand.message,) = self.grid.push_messages([message])

@@ -140,14 +140,14 @@ class Deployment:
         """Start a command of fedvox on a host."""
         return self._started(host, name, (FEDVOX, *words), self.folder)
 
-    def _started(self, host, name, words, folder):
+    def _started(self, host, name, words, folder, environment=ENVIRONMENT):
         prefix = ["ip", "netns", "exec", self.hosts.namespace(host)] if self.hosts else []
         log = self.folder / f"{name}.log"
         with log.open("ab") as file:
             process = subprocess.Popen(
                 [*prefix, *map(str, words)],
                 cwd=folder,
-                env=ENVIRONMENT,
+                env=environment,
                 stdout=file,
                 stderr=file,
                 start_new_session=True,
@@ -160,9 +160,9 @@ class Deployment:
         words = (sys.executable, "-m", "tests.e2e.light_site", self.address, manner, self.folder / site)
         return self.start_program(site, f"{site}-light", *words)
 
-    def start_program(self, host, name, *words):
+    def start_program(self, host, name, *words, environment=ENVIRONMENT):
         """Start any program on a host, in the project's folder."""
-        return self._started(host, name, words, Path(__file__).parents[2])
+        return self._started(host, name, words, Path(__file__).parents[2], environment)
 
     def provision(self):
         """Kits, installation, enrolment, approval."""

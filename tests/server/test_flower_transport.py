@@ -29,7 +29,7 @@ from common.seal import SealKey
 from server import find_sites as finding
 from server import flower_transport
 from server.find_sites import SiteFinder
-from server.flower_transport import MOST_LOST, FlowerTransport
+from server.flower_transport import MOST_LOST, MOST_SENT, FlowerTransport
 from server.round_board import RoundBoard
 from server.seals import NoSeals, StudySeals
 from server.spool import Spool
@@ -237,6 +237,25 @@ def test_a_busy_site_is_asked_again_and_a_silent_one_is_called_off_at_the_deadli
     called_off = verified_header(last.header, last.seal, COORDINATOR.public)
     assert called_off == Cancellation(order_id=silent[0].order_id)
     assert sum(isinstance(p.read(), Cancellation) for p in grid.sent) == 1
+
+
+def test_a_site_that_asks_for_its_order_for_ever_is_given_up():
+    """One that answers nonsense and then says that it knows of no order, again and again."""
+
+    def answer(site, asked):
+        if site == "b":
+            return packed(site, asked)
+        if isinstance(asked.read(), OrderHeader):
+            return Packet(b"nonsense")
+        refusal = FailureHeader(order_id=asked.read().order_id, site=site, code=ErrorCode.UNKNOWN)
+        return sealed(Packet.of(refusal), KEYS[site])
+
+    started = time.monotonic()
+    found, grid = exchange(answer, deadline_s=20.0)
+    assert time.monotonic() - started < 10
+    assert [r.site for r in found.reports] == ["b"]
+    orders = [p for p in grid.sent if isinstance(p.read(), OrderHeader) and p.read().site == "a"]
+    assert len(orders) == MOST_SENT
 
 
 @pytest.mark.parametrize("claimed", ["a", "b", "unknown"])
