@@ -196,7 +196,7 @@ class FlowerTransport:
                 errand.whole, errand.due = True, 0.0
             case FailureReport(code=ErrorCode.BUSY):
                 self.board.note(site, ErrorCode.BUSY.value)
-                errand.due = time.monotonic() + ASK_AGAIN_S
+                errand.whole, errand.due = False, time.monotonic() + ASK_AGAIN_S
             case FailureReport():
                 self.board.note(site, answer.code.value)
                 errand.report = FailureReport(site, answer.code)  # a node may fail before it knows its name

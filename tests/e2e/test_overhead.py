@@ -4,7 +4,7 @@
     T    the same app, whose client imports torch, as a client that trains in Flower's own process must
     A    fedvox: sealed orders, courier, agent
 
-Equal numbers of bytes travel in all. Overhead of A is the whole round less the time in which any agent trained;
+Equal numbers of bytes travel in all. Overhead of A is the whole round less the time in which agents trained;
 the longest training alone is counted, so what is said of A is never too little. `make load`.
 """
 
