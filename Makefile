@@ -7,7 +7,7 @@ export FLWR_TELEMETRY_ENABLED := 0
 export FLWR_DISABLE_UPDATE_CHECK := 1
 export FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION := 1
 
-.PHONY: demo e2e load sbom test test-all check format mutants bench install install-test clean
+.PHONY: demo e2e faults load sbom test test-all check format mutants bench install install-test clean
 
 demo: $(VENV)/.installed
 	$(BIN)/fedvox demo
@@ -53,6 +53,10 @@ e2e: $(VENV)/.installed-test
 # machine; about 15 minutes.
 load: $(VENV)/.installed-test
 	$(BIN)/pytest -m load -s tests/e2e/test_many_sites.py tests/e2e/test_overhead.py
+
+# Everything that breaks, at every moment of a round, one run each; resumable. Needs what `make e2e` needs.
+faults: $(VENV)/.installed-test
+	$(BIN)/python -m tests.faults.run
 
 # Plants known privacy bugs and fails if the tests miss one: some minutes.
 mutants: $(VENV)/.installed-test
