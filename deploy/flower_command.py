@@ -58,8 +58,11 @@ class FlowerCommand:
             file.write(enrolment.node_key + "\n")
             file.flush()
             answer = self._call("supernode", "register", file.name, SERVER, "--name", name)
-        if not answer.get("success") and "already in use" not in json.dumps(answer):
-            raise RunError(f"site {name} is not taken: {answer.get('error-message')}", "see its log")
+        said = str(answer.get("error-message"))
+        if "is unavailable" in said:
+            raise _no_server()
+        if not answer.get("success") and "already in use" not in said:
+            raise RunError(f"site {name} is not taken: {said}", "see the server's log")
         return answer.get("node-id")
 
     def _nodes(self) -> dict[str, int | None]:
@@ -108,4 +111,8 @@ class FlowerCommand:
             )
             return dict(json.loads(done.stdout))
         except (ValueError, subprocess.TimeoutExpired):
-            raise RunError("Flower's server does not answer", "start it: fedvox server start") from None
+            raise _no_server() from None
+
+
+def _no_server() -> RunError:
+    return RunError("Flower's server does not answer", "start it: fedvox server start")

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from common.errors import BudgetError, ErrorCode, LedgerError, QuorumError, RejectedReportError
+from common.errors import BudgetError, ErrorCode, FederationError, LedgerError, QuorumError
 from common.federation.allow_list import check_report
 from common.federation.messages import FailureReport, TrainOrder, TrainReport
 from common.federation.stage import Stage
@@ -61,7 +61,8 @@ class Collector:
                     if private and report.code is ErrorCode.BUDGET and report.site in orders:
                         spent.add(report.site)
             for site in sorted(orders.keys() - {report.site for report in exchange.reports}):
-                self.log.append("site_missing", site=site, attempt=attempt)
+                said = exchange.said.get(site, "")
+                self.log.append("site_missing", site=site, attempt=attempt, said=said)
             if len(valid) >= study.federation.quorum:
                 return Exchange((), down, up), [valid[site] for site in sorted(valid)]
             if len(sites) - len(spent) < study.federation.quorum:
@@ -103,7 +104,7 @@ class Collector:
             check_report(report, order, rules_for(self.study, order))
             if report.ledger is not None:
                 self.heads.accept(report.site, report.ledger, order)
-        except (RejectedReportError, LedgerError) as error:
+        except (FederationError, LedgerError) as error:
             self.log.append("report_rejected", site=report.site, attempt=attempt, reason=error.message)
             return False
         if report.stage is Stage.DIFFUSION:

@@ -36,7 +36,7 @@ class SiteFinder:
         self._seals = seals
         self._failed: set[int] = set()
         self._ask_at: dict[int, float] = {}
-        self._asked: dict[str, str] = {}  # nonce by message
+        self._asked: dict[str, tuple[int, str]] = {}  # node and nonce by message
         self.node_of: dict[str, int] = {}
 
     @property
@@ -58,13 +58,13 @@ class SiteFinder:
             nonce = secrets.token_hex(32)
             message = make_message(Packet.of(Question(nonce=nonce)), HELLO, node, ANSWER_S)
             (name,) = self._grid.push_messages([message])
-            self._asked[name] = nonce
+            self._asked[name] = (node, nonce)
         for reply in list(self._grid.pull_messages(sorted(self._asked))) if self._asked else []:
             self._take(reply)
 
     def _take(self, reply: Message) -> None:
-        nonce = self._asked.pop(reply.metadata.reply_to_message_id)
-        node = reply.metadata.src_node_id
+        # Not the node that the reply is from: Flower's own errors are all from the server.
+        node, nonce = self._asked.pop(reply.metadata.reply_to_message_id)
         site = self._name_in(reply, nonce)
         if site is None:
             self._failed.add(node)  # its own log says why

@@ -2,13 +2,14 @@
 
 A courier waits a minute for its agent and then says how far the order is; the transport asks on, by small
 messages, until the report is there or the deadline is over. A message that got lost, or a courier that died,
-loses no work: the next question finds the order where it is.
+loses no work: the next question finds the order where it is. A site that is offline is waited for some time,
+and in later rounds only as long as others are at work.
 """
 
 import math
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from flwr.app import MessageType
 from flwr.serverapp import Grid
@@ -27,7 +28,7 @@ from common.federation.packet import Packet
 from common.federation.packing import EncodedOnce, order_to_packet, report_from_packet
 from server.find_sites import SiteFinder
 from server.flower_messages import make_message, packet_in
-from server.round_board import ANSWERED, SILENT, TRAINS, RoundBoard
+from server.round_board import ANSWERED, OFFLINE, SILENT, TRAINS, RoundBoard
 from server.seals import Seals
 from server.spool import Spool
 from server.transport import Exchange
@@ -35,7 +36,8 @@ from server.transport import Exchange
 POLL_S = 0.2
 ASK_AGAIN_S = 5.0  # after a message got lost, or a site that is busy
 ANSWER_S = 300.0  # within which a message is answered: a minute at the agent, the rest for the transfer
-MOST_LOST = 5  # messages about one order in a row, before its site counts as gone
+MOST_LOST = 5  # messages about one order in a row, before its site counts as gone; while it is online
+OFFLINE_S = 600.0  # that a site may be offline in a round before it counts as gone
 MOST_SENT = 5  # times that a site is sent one order: it may lose it, but not ask for it for ever
 
 
@@ -52,6 +54,7 @@ class _Errand:
         lost_at: When that counts as lost.
         lost: Messages that were lost in a row.
         sent: Times that the whole order was sent.
+        offline_since: When the site was first found offline; None while it is online.
         report: What came of it.
     """
 
@@ -63,6 +66,7 @@ class _Errand:
     lost_at: float = math.inf
     lost: int = 0
     sent: int = 0
+    offline_since: float | None = None
     report: Report | None = None
 
     @property
@@ -89,6 +93,7 @@ class FlowerTransport:
         seals: Of the coordinator and the sites.
         spool: Where reports' tensors lie.
         board: Told how the sites stand.
+        gone: Sites that were offline when the last round ended without them.
     """
 
     grid: Grid
@@ -96,11 +101,13 @@ class FlowerTransport:
     seals: Seals
     spool: Spool
     board: RoundBoard
+    gone: set[str] = field(default_factory=set)
 
     def exchange(self, orders: Sequence[TrainOrder], deadline_s: float) -> Exchange:
         """Return what arrived within ``deadline_s`` seconds; late replies are not waited for.
 
-        A site that is not connected is waited for as long as others are at work.
+        A site that is not connected, or was gone in the last round already, is waited for as long as others
+        are at work; one that was revoked meanwhile is sent nothing, and nothing of it counts.
 
         Raises:
             ArtifactError: The disk is full.
@@ -118,19 +125,33 @@ class FlowerTransport:
             if not self._receive(errands, traffic):
                 time.sleep(POLL_S)
         self._call_off(errands)
-        reports = [errand.report for errand in errands.values() if errand.report is not None]
-        return Exchange(reports, traffic.down, traffic.up)
+        reports = {
+            site: errand.report
+            for site, errand in errands.items()
+            if errand.report is not None and self.seals.knows(site)
+        }
+        absent = {site: errand for site, errand in errands.items() if site not in reports}
+        self.gone.difference_update(errands)
+        self.gone.update(site for site, errand in absent.items() if errand.offline_since is not None)
+        said = {site: self.board.word_of(site) for site in absent}
+        return Exchange(list(reports.values()), traffic.down, traffic.up, said)
 
     def _are_over(self, errands: dict[str, _Errand]) -> bool:
         if self.finder.missing:
             self.finder.look()
-        known = [errand for site, errand in errands.items() if site in self.finder.node_of]
-        return bool(known) and all(errand.is_over for errand in known)
+        if self.gone:
+            online = set(self.grid.get_node_ids())
+            self.gone.difference_update({s for s in self.gone if self.finder.node_of.get(s) in online})
+        present = [errand for site, errand in errands.items() if self._is_present(site)]
+        return bool(present) and all(errand.is_over for errand in present)
+
+    def _is_present(self, site: str) -> bool:
+        return site in self.finder.node_of and site not in self.gone and self.seals.knows(site)
 
     def _call_off(self, errands: dict[str, _Errand]) -> None:
         """Tell sites that nobody waits for their orders any more; whether they hear it is not waited for."""
         for site, errand in errands.items():
-            if errand.is_over or site not in self.finder.node_of:
+            if errand.is_over or not self._is_present(site):
                 continue
             packet = self.seals.sealed(Packet.of(Cancellation(order_id=errand.order_id)))
             node = self.finder.node_of[site]
@@ -139,7 +160,7 @@ class FlowerTransport:
     def _send_what_is_due(self, errands: dict[str, _Errand], give_up: float, traffic: _Traffic) -> None:
         now = time.monotonic()
         for site, errand in errands.items():
-            if site not in self.finder.node_of:
+            if not self._is_present(site):
                 continue
             if errand.message is not None and now > errand.lost_at:
                 self._note_lost(site, errand)
@@ -170,21 +191,28 @@ class FlowerTransport:
                     self._take(site, errand, packet)
         return arrived
 
-    def _note_lost(self, site: str, errand: _Errand) -> None:
-        self.board.note(site, SILENT)
+    def _note_lost(self, site: str, errand: _Errand, word: str = SILENT) -> None:
+        now = time.monotonic()
+        online = self.finder.node_of[site] in set(self.grid.get_node_ids())
+        self.board.note(site, word if online else OFFLINE)
         errand.message = None
-        errand.lost += 1
         errand.whole = False
-        errand.due = time.monotonic() + ASK_AGAIN_S
+        errand.due = now + ASK_AGAIN_S
+        if online:
+            errand.lost, errand.offline_since = errand.lost + 1, None
+            return
+        errand.offline_since = now if errand.offline_since is None else errand.offline_since
+        if now > errand.offline_since + OFFLINE_S:
+            errand.lost = MOST_LOST
 
     def _take(self, site: str, errand: _Errand, packet: Packet) -> None:
         """Take an answer; one that is not by the site it should be from is as good as none."""
         try:
-            answer = self._answer_in(packet, site)
+            answer = self._answer_in(packet, site, errand.order_id)
         except FederationError:
-            self._note_lost(site, errand)
+            self._note_lost(site, errand, _unsealed_word(packet))
             return
-        errand.lost = 0
+        errand.lost, errand.offline_since = 0, None
         match answer:
             case ProgressHeader():
                 self.board.note(site, TRAINS, answer.fraction)
@@ -201,19 +229,30 @@ class FlowerTransport:
                 self.board.note(site, answer.code.value)
                 errand.report = FailureReport(site, answer.code)  # a node may fail before it knows its name
 
-    def _answer_in(self, packet: Packet, site: str) -> Report | ProgressHeader:
+    def _answer_in(self, packet: Packet, site: str, order_id: str) -> Report | ProgressHeader:
         """Return what a packet says.
 
         Raises:
-            FederationError: It says nothing, or is not by the site.
+            FederationError: It says nothing, or is not by the site, or answers another order.
         """
         header = header_from_bytes(packet.header)
-        unsigned = isinstance(header, FailureHeader) and not header.order_id  # the courier's own word
-        if not unsigned:
-            self.seals.refuse_unsealed(packet, site)
+        self.seals.refuse_unsealed(packet, site)
+        named = getattr(header, "order_id", None)
+        nameless = isinstance(header, FailureHeader) and not named and not packet.seal  # only in simulation
+        if named != order_id and not nameless:
+            raise WireError("an answer to another order", "compare fedvox versions")
         if isinstance(header, ProgressHeader):
             return packet.read_as(ProgressHeader)
         report = report_from_packet(packet, self.spool.keep)
         if isinstance(report, TrainReport) and report.site != site:
             raise WireError("a report of another site", "give each site its own name")
         return report
+
+
+def _unsealed_word(packet: Packet) -> str:
+    """Return the code in what a courier says of its own: for people who look, it decides nothing."""
+    try:
+        header = header_from_bytes(packet.header)
+    except FederationError:
+        return SILENT
+    return f"courier: {header.code.value}" if isinstance(header, FailureHeader) else SILENT

@@ -35,7 +35,8 @@ class Participation:
         took_part: dict[str, dict[int, set[str]]] = {}
         for event in events:
             if event["event"] == "round_finished":
-                took_part.setdefault(event["stage"], {})[event["round"]] = set(event["sites"])
+                counted = {site for site, facts in event["sites"].items() if facts.get("share", 1) > 0}
+                took_part.setdefault(event["stage"], {})[event["round"]] = counted
         return cls(
             {stage: len(rounds) for stage, rounds in took_part.items()},
             {

@@ -3,6 +3,7 @@
 Nothing depends on it. It says what the sites' own words were, when they came, and nothing of their patients.
 """
 
+import contextlib
 import json
 import math
 import time
@@ -13,7 +14,7 @@ from typing import Any
 
 from common.federation.messages import TrainOrder
 
-ASKED, TRAINS, ANSWERED, SILENT = "order sent", "trains", "answered", "no answer"
+ASKED, TRAINS, ANSWERED, SILENT, OFFLINE = "order sent", "trains", "answered", "no answer", "offline"
 
 
 @dataclass
@@ -57,6 +58,10 @@ class RoundBoard:
         self._sites = {order.site: SiteState() for order in orders}
         self._write()
 
+    def word_of(self, site: str) -> str:
+        """Return what was last noted of a site."""
+        return self._sites[site].state
+
     def note(self, site: str, state: str, fraction: float = 0.0) -> None:
         """Say how a site stands."""
         self._sites[site] = SiteState(state, fraction)
@@ -66,8 +71,9 @@ class RoundBoard:
         content = {**self._facts, "sites": {site: asdict(state) for site, state in self._sites.items()}}
         # Not flushed to the disk: after a crash it would be out of date anyway.
         partial = self.path.with_name(f".{self.path.name}.partial")
-        partial.write_text(json.dumps(content, indent=1), encoding="utf-8")
-        partial.replace(self.path)
+        with contextlib.suppress(OSError):  # a full disk stops what matters, not this
+            partial.write_text(json.dumps(content, indent=1), encoding="utf-8")
+            partial.replace(self.path)
 
 
 def read_board(path: Path) -> dict[str, Any]:

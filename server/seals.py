@@ -26,6 +26,10 @@ class Seals(Protocol):
         """
         ...
 
+    def knows(self, site: str) -> bool:
+        """Return whether anything of ``site`` may count."""
+        ...
+
 
 class NoSeals:
     """For a simulation, whose ends are one process family on one machine: there is nobody to deceive."""
@@ -36,6 +40,10 @@ class NoSeals:
 
     def refuse_unsealed(self, packet: Packet, site: str) -> None:
         """Return."""
+
+    def knows(self, site: str) -> bool:  # noqa: ARG002
+        """Return True."""
+        return True
 
 
 @dataclass(frozen=True)
@@ -65,3 +73,7 @@ class StudySeals:
         if site not in keys:
             raise SealError(f"site {site} is not enrolled, or was revoked", "fedvox provision show")
         verified_header(packet.header, packet.seal, keys[site])
+
+    def knows(self, site: str) -> bool:
+        """Return whether ``site`` is enrolled, and not revoked."""
+        return site in self.known()

@@ -24,7 +24,7 @@ from client.agent.desk import Desk
 from client.frames import CHANNEL, HELLO, METHOD, Envelope, section_frames, to_frames
 from client.site import code_of
 from common.errors import ConfigError
-from common.federation.headers import PROTOCOL, OrderHeader, header_from_bytes
+from common.federation.headers import PROTOCOL, Header, OrderHeader, header_from_bytes
 from common.federation.packet import Packet
 from common.release import release
 
@@ -98,18 +98,21 @@ class AgentService:
         return json.dumps({"protocol": PROTOCOL, "release": release()}).encode()
 
     def _answer(self, frames: Iterator[bytes], context: grpc.ServicerContext) -> Iterator[bytes]:  # noqa: ARG002
+        order_id = ""
         try:
-            packet = self._received(frames)
+            envelope = Envelope.from_bytes(next(frames, b""))
+            header = header_from_bytes(envelope.header)
+            order_id = getattr(header, "order_id", "")
+            packet = self._received(envelope, header, frames)
         except Exception as error:
             logger.exception("refused before it was received")
-            yield from to_frames(self._desk.failure("", code_of(error)))
+            yield from to_frames(self._desk.failure(order_id, code_of(error)))
             return
         yield from to_frames(self._desk.answer(packet))
 
-    def _received(self, frames: Iterator[bytes]) -> Packet:
-        """Return the packet in ``frames``, after its envelope was let through."""
-        envelope = Envelope.from_bytes(next(frames, b""))
-        if isinstance(header_from_bytes(envelope.header), OrderHeader):
+    def _received(self, envelope: Envelope, header: Header, frames: Iterator[bytes]) -> Packet:
+        """Return the packet that ``frames`` go on with, after its envelope was let through."""
+        if isinstance(header, OrderHeader):
             self._desk.refuse_unwanted(envelope.header, envelope.seal, envelope.sizes)
         elif envelope.sizes:
             raise ConfigError("a small message with tensors", "compare fedvox versions")

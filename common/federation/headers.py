@@ -170,6 +170,7 @@ Header = (
     | Introduction
 )
 Kind = TypeVar("Kind", bound=Header)
+LARGEST_HEADER = 1 << 20  # some thousands of ledger lines
 _KINDS: dict[str, type[Header]] = {
     "order": OrderHeader,
     "follow-up": FollowUp,
@@ -194,10 +195,9 @@ def kind_of(content: bytes) -> str:
         WireError: It is of none.
     """
     try:
-        kind = json.loads(content)["kind"]
-        if kind in _KINDS:
+        if len(content) <= LARGEST_HEADER and (kind := json.loads(content)["kind"]) in _KINDS:
             return str(kind)
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         pass
     raise _no_header()
 

@@ -310,7 +310,8 @@ def test_a_real_site_answers_over_its_socket_as_it_does_in_process(tmp_path, sho
         report = report_from_packet(answer)
         assert report.parameters.keys() == direct.parameters.keys()
         assert all(torch.equal(report.parameters[n], direct.parameters[n]) for n in direct.parameters)
-        assert link.answer(packet(key=STRANGER)).read() == refusal(ErrorCode.SEAL)
+        forged = packet(key=STRANGER)
+        assert link.answer(forged).read() == refusal(ErrorCode.SEAL, order_id_of(forged))
         assert link.answer(Packet.of(FollowUp(order_id=order_id_of(packet())))) == answer
         assert not list((tmp_path / "spool").iterdir())
     finally:

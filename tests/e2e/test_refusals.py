@@ -211,7 +211,8 @@ def test_a_revoked_site_is_let_out_and_the_study_goes_on(deployment):
     log = deployment.running["west-connection"].log
     deployment.wait_for(lambda: "it is started again" in log.read_text(), 120, "the end of its connection")
     path = run_study(deployment, "revoked")
-    text = deployment.finished(400)
-    assert json.loads(text[text.index("{") :])["went_on_without"] == ["west"]
+    deployment.finished(400)
+    words = ("study", "status", "--run", "runs/revoked", "--json")
+    assert json.loads(deployment.fedvox("coordinator", *words))["went_on_without"] == ["west"]
     rounds = [e for e in events_of(path) if e["event"] == "round_finished"]
     assert all(set(e["sites"]) == {"north", "south"} for e in rounds)

@@ -45,7 +45,7 @@ class Ground:
         self.made.provision()
         for name in TMPFS:
             (folder / name).mkdir(parents=True, exist_ok=True)
-            call("mount", "-t", "tmpfs", "-o", "size=64m", "none", folder / name)
+            call("mount", "-t", "tmpfs", "-o", "size=1300m", "none", folder / name)
         for site in SITES:
             self.made.fedvox(site, "site", "approve", f"{site}/site.yaml", "--yes", "--runs", 999)
         self.made.start_all()
@@ -83,6 +83,7 @@ def main() -> int:
     known = json.loads(RESULTS.read_text()) if RESULTS.is_file() else {}
     done = known.get("done", {}) if known.get("commit") == commit else {}
     wanted = [fault for fault in FAULTS if all(word in fault.title for word in words)]
+    ground = None
     with tempfile.TemporaryDirectory(prefix="faults-") as folder, Hosts(("coordinator", *SITES)) as hosts:
         try:
             ground = Ground(Path(folder), hosts)
@@ -97,7 +98,8 @@ def main() -> int:
                 RESULTS.write_text(json.dumps({"commit": commit, "done": done}, indent=1))
                 print(f"{'ok ' if good else 'BAD'} {seconds:4d} s  {fault.title}: {found}", flush=True)
         finally:
-            ground.made.stop()
+            if ground is not None:
+                ground.made.stop()
             for name in TMPFS:
                 subprocess.run(["umount", "-l", Path(folder) / name], check=False)
     bad = [title for title, result in done.items() if not result["good"]]

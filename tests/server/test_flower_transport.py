@@ -20,7 +20,7 @@ from common.federation.headers import (
     Question,
 )
 from common.federation.messages import FailureReport, TrainOrder, TrainReport
-from common.federation.packet import Packet
+from common.federation.packet import Packet, describe
 from common.federation.packing import report_to_packet
 from common.federation.sealing import sealed, verified_header
 from common.federation.stage import Stage
@@ -37,6 +37,7 @@ from server.spool import Spool
 pytestmark = pytest.mark.usefixtures("flower_process")
 
 NODES = {"a": 11, "b": 12}
+SERVER_NODE = 1
 COORDINATOR, STRANGER = SealKey.generate(), SealKey.generate()
 KEYS = {site: SealKey.generate() for site in NODES}
 PUBLIC = {site: key.public for site, key in KEYS.items()}
@@ -72,11 +73,12 @@ class FakeGrid:
     def __init__(self, answer, nodes=None):
         self.nodes = nodes or NODES
         self.answer = answer
+        self.online: set[int] | None = None
         self.waiting: dict[str, Message] = {}
         self.sent: list[Packet] = []
 
     def get_node_ids(self):
-        return list(self.nodes.values())
+        return [node for node in self.nodes.values() if self.online is None or node in self.online]
 
     def push_messages(self, messages):
         names = [f"m{len(self.sent) + index}" for index in range(len(messages))]
@@ -94,7 +96,8 @@ class FakeGrid:
                 continue
             del self.waiting[name]
             records = packet_to_records(answer) if isinstance(answer, Packet) else answer
-            replies.append(Reply(records or RecordDict(), Metadata(node, name), error=answer is None))
+            source = SERVER_NODE if answer is None else node  # Flower's own errors are from its server
+            replies.append(Reply(records or RecordDict(), Metadata(source, name), error=answer is None))
         return replies
 
 
@@ -112,14 +115,18 @@ def packed(site, asked, made=None, key=None):
     return sealed(report_to_packet(made or report(site), order_id), key or KEYS[site])
 
 
-def exchange(answer, seals=SEALS, deadline_s=5.0, connected=None):
-    grid = FakeGrid(answer)
+def exchange(answer, seals=SEALS, deadline_s=5.0, connected=None, grid=None, gone=None):
+    grid = FakeGrid(answer) if grid is None else grid
     with tempfile.TemporaryDirectory() as folder:
         board = RoundBoard(Path(folder) / "round.json")
         finder = SiteFinder(grid, ("a", "b"), seals)
         finder.node_of = dict(NODES if connected is None else connected)
         transport = FlowerTransport(grid, finder, seals, Spool(Path(folder) / "spool"), board)
+        transport.gone.update(gone or ())
         found = transport.exchange([order("a"), order("b")], deadline_s)
+        if gone is not None:
+            gone.clear()
+            gone.update(transport.gone)
     return found, grid
 
 
@@ -259,17 +266,116 @@ def test_a_site_that_asks_for_its_order_for_ever_is_given_up():
 
 
 @pytest.mark.parametrize("claimed", ["a", "b", "unknown"])
-def test_a_failure_counts_for_the_node_that_sent_it(claimed):
-    """A courier that finds no agent says so in its own, unsealed words: that can only cost its own site."""
+@pytest.mark.parametrize("code", [ErrorCode.BUDGET, ErrorCode.INTERNAL])
+def test_a_courier_s_own_word_is_told_and_decides_nothing(claimed, code):
+    """One that finds no agent says so without a seal; so may one in strange hands: E_BUDGET ends studies."""
 
     def answer(site, asked):
         if site == "a":
-            return report_to_packet(FailureReport(claimed, ErrorCode.BUDGET), "")
+            return report_to_packet(FailureReport(claimed, code), "")
         return packed(site, asked)
 
-    reports = exchange(answer)[0].reports
-    assert reports[0] == FailureReport("a", ErrorCode.BUDGET)
+    found = exchange(answer)[0]
+    assert [r.site for r in found.reports] == ["b"]
+    assert found.said == {"a": f"courier: {code.value}"}
+
+
+def test_in_a_simulation_a_node_may_fail_before_it_knows_its_name():
+    def answer(site, asked):
+        made = packed(site, asked)
+        if site == "a":
+            made = report_to_packet(FailureReport("unknown", ErrorCode.DATA), "")
+        return dataclasses.replace(made, seal=b"")
+
+    reports = exchange(answer, seals=NoSeals())[0].reports
+    assert reports[0] == FailureReport("a", ErrorCode.DATA)
     assert [r.site for r in reports] == ["a", "b"]
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        lambda other: report_to_packet(report("a"), other),
+        lambda other: report_to_packet(FailureReport("a", ErrorCode.BUDGET), other),
+        lambda other: Packet.of(ProgressHeader(order_id=other, site="a", fraction=0.5)),
+        lambda other: report_to_packet(FailureReport("a", ErrorCode.BUDGET), ""),
+    ],
+)
+def test_what_a_site_sealed_for_another_order_is_no_answer(said):
+    """A hostile courier has kept it from another round or run."""
+
+    def answer(site, asked):
+        return packed(site, asked) if site == "b" else sealed(said("0" * 64), KEYS["a"])
+
+    assert [r.site for r in exchange(answer)[0].reports] == ["b"]
+
+
+@pytest.mark.parametrize("header", [b"[" * 100_000, b'{"kind":' * 50_000, b" " * (1 << 21) + b"{}"])
+def test_a_header_that_is_made_to_break_readers_breaks_nothing(header):
+    def answer(site, asked):
+        return packed(site, asked) if site == "b" else Packet(header)
+
+    assert [r.site for r in exchange(answer)[0].reports] == ["b"]
+
+    def named(site, asked):
+        return Packet(header) if site == "a" else introduced(site, asked)
+
+    with pytest.raises(FederationError, match="not connected"):
+        find_sites(FakeGrid(named), ("a", "b"), 0.1, SEALS)
+
+
+def test_tensors_of_a_kind_that_nobody_reads_are_no_report():
+    content = b'{"w":{"dtype":"F6_E2M3","shape":[4],"data_offsets":[0,3]}}'
+    broken = len(content).to_bytes(8, "little") + content + b"\0" * 3
+
+    def answer(site, asked):
+        made = packed(site, asked)
+        if site == "b":
+            return made
+        header = made.read().model_copy(update={"parameters": describe(broken)})
+        return sealed(Packet.of(header, {"parameters": broken}), KEYS["a"])
+
+    assert [r.site for r in exchange(answer)[0].reports] == ["b"]
+
+
+def test_a_site_that_is_offline_for_a_while_loses_nothing():
+    asked_before = []
+
+    def answer(site, asked):
+        if site == "b":
+            return packed(site, asked)
+        asked_before.append(asked.read())
+        away = 1 < len(asked_before) < MOST_LOST + 4
+        grid.online = {12} if away else {11, 12}
+        if len(asked_before) == 1:
+            progress = ProgressHeader(order_id=asked.read().order_id, site="a", fraction=0.5)
+            return sealed(Packet.of(progress), KEYS["a"])
+        return None if away else packed(site, asked)
+
+    grid = FakeGrid(answer)
+    found, _ = exchange(answer, grid=grid)
+    assert sorted(r.site for r in found.reports) == ["a", "b"]
+    assert sum(isinstance(header, OrderHeader) for header in asked_before) == 1
+
+
+def test_a_site_that_stays_offline_holds_up_one_round_and_no_other(monkeypatch):
+    monkeypatch.setattr(flower_transport, "OFFLINE_S", 0.3)
+
+    def answer(site, asked):
+        return packed(site, asked) if site == "b" else None
+
+    grid = FakeGrid(answer)
+    grid.online = {12}
+    gone = set()
+    for least, most in ((0.3, 5.0), (0.0, 0.2)):
+        started = time.monotonic()
+        found, _ = exchange(answer, grid=grid, gone=gone)
+        assert [r.site for r in found.reports] == ["b"]
+        assert found.said == {"a": "offline" if least else "order sent"}
+        assert least <= time.monotonic() - started < most
+    grid.online = {11, 12}
+    grid.answer = packed
+    assert len(exchange(packed, grid=grid, gone=gone)[0].reports) == 2
 
 
 def find_sites(grid, sites, deadline_s, seals, enough=None):

@@ -38,3 +38,9 @@ def test_rounds_without_a_site_are_counted_and_those_done_again_count_once():
 
 def test_a_site_that_never_took_part_is_named():
     assert Participation.from_events(STUDY, [finished("codec", 1, "a", "b")]).lost == ["c"]
+
+
+def test_a_site_of_whose_report_nothing_counted_took_no_part():
+    event = finished("codec", 1, "a", "b", "c")
+    event["sites"] = {"a": {"share": 0.0}, "b": {"share": 1.0}, "c": {"share": 0.2}}
+    assert Participation.from_events(STUDY, [event]).lost == ["a"]

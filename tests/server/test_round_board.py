@@ -52,3 +52,10 @@ def test_words_and_who_is_late():
 def test_nobody_is_late_before_half_have_answered():
     at = facts(a=(ANSWERED, 1.0, 101.0), b=(SILENT, 0.0, 150.0), c=("E_DISK", 0.0, 150.0))
     assert in_words(at, 1000.0) == {"a": "answered", "b": "no answer (850 s ago)", "c": "E_DISK (850 s ago)"}
+
+
+def test_a_board_that_cannot_be_written_stops_nothing(tmp_path):
+    board = RoundBoard(tmp_path / "no" / "such" / "folder" / "round.json")
+    board.open([TrainOrder("d", "a", Stage.CODEC, 1, {})], 1.0)
+    board.note("a", ANSWERED)
+    assert board.word_of("a") == ANSWERED
