@@ -7,10 +7,13 @@ from typing import Annotated
 import typer
 from click import Command, Context
 
-from cli.console import out, table
+from cli.console import err, out, table
+from common.errors import RunError
 from common.kit import write_kit
 from common.study import load_study
 from deploy.authority import WARN_DAYS, Authority, days_left
+from deploy.flower_command import FlowerCommand
+from deploy.processes import INTERNAL_PORT
 from deploy.runbook import kit_texts
 from server.coordinator import Coordinator
 
@@ -50,10 +53,13 @@ def kits(
     Example: [bold]fedvox provision study.yaml --address fed.example.org:443[/]
     """
     study = load_study(study_file)
-    if not home.exists():
+    if not Coordinator.is_complete(home):
         Coordinator.create(home, study_file.read_text(encoding="utf-8"), address)
-        Authority.create(home, study.name).issue(address.rpartition(":")[0])
     coordinator = Coordinator(home)
+    if not (home / "ca.key").is_file():  # also after a call that was cut short
+        Authority.create(home, study.name)
+    if not (home / "server.crt").is_file():
+        Authority(home).issue(_host(coordinator))
     to.mkdir(parents=True, exist_ok=True)
     rows = []
     for name in site or study.federation.sites:
@@ -88,13 +94,13 @@ def show(home: Home = HOME) -> None:
 
 @provision_app.command("renew")
 def renew(home: Home = HOME) -> None:
-    """Replace the server's certificate by a new one of 90 days; sites need nothing new.
+    """Replace the server's certificate by a new one of 90 days, and restart the server; sites notice nothing.
 
     Example: [bold]fedvox provision renew[/]
     """
     coordinator = Coordinator(home)
     Authority(home).issue(_host(coordinator))
-    out.print(f"good for {days_left(home / 'server.crt'):.0f} days; restart nginx")
+    out.print(f"good for {days_left(home / 'server.crt'):.0f} days; restart superlink and proxy")
 
 
 class Step(enum.StrEnum):
@@ -130,13 +136,22 @@ def authority(
 
 
 @provision_app.command("revoke")
-def revoke(site: Annotated[str, typer.Argument(help="Name of the site.")], home: Home = HOME) -> None:
-    """Take nothing from a site any more, for good.
+def revoke(
+    site: Annotated[str, typer.Argument(help="Name of the site.")],
+    home: Home = HOME,
+    port: Annotated[int, typer.Option("--port", help="Loopback port of Flower's server.")] = INTERNAL_PORT,
+) -> None:
+    """Take nothing from a site any more, for good, and end its connection.
 
     Example: [bold]fedvox provision revoke north[/]
     """
-    Coordinator(home).revoke(site)
+    coordinator = Coordinator(home)
+    coordinator.revoke(site)
     out.print(f"{site} is revoked; its keys never count again")
+    try:
+        FlowerCommand(coordinator, port).admit_sites()
+    except RunError as error:
+        err.print(f"[yellow]its connection is not ended yet:[/] {error}", highlight=False)
 
 
 def _host(coordinator: Coordinator) -> str:

@@ -1,6 +1,5 @@
 """`fedvox server`: Flower's server with the safe flags, in front of it nginx."""
 
-import contextlib
 from pathlib import Path
 from typing import Annotated
 
@@ -9,7 +8,7 @@ import typer
 from cli.console import err, out
 from cli.provision import HOME, Home
 from cli.unit_files import UNIT_FILES, write_units
-from common.errors import ConfigError, RunError
+from common.errors import ConfigError, FedvoxError, RunError
 from deploy.authority import WARN_DAYS, days_left
 from deploy.flower_command import FlowerCommand
 from deploy.processes import INTERNAL_PORT, executor, program, proxy, superlink
@@ -63,12 +62,13 @@ def start(
 def units(
     home: Home = HOME,
     to: Annotated[Path, typer.Option("--out", help="Folder for the unit files.")] = UNIT_FILES,
+    runs: Annotated[Path, typer.Option("--runs", help="Folder that holds all runs.")] = Path("runs"),
 ) -> None:
-    """Write systemd units for the server's three parts.
+    """Write systemd units for the server's three parts; their user must own the two folders.
 
     Example: [bold]fedvox server units --out units[/]
     """
-    texts = server_units(program("fedvox"), Coordinator(home).folder.resolve())
+    texts = server_units(program("fedvox"), Coordinator(home).folder.resolve(), runs.resolve())
     write_units(to, texts)
     out.print(f"wrote {', '.join(texts)} in {to}", highlight=False)
 
@@ -85,13 +85,20 @@ class _Registrar:
         self._coordinator = coordinator
         self._flower = FlowerCommand(coordinator, port)
         self._let_in: list[str] = []
+        self._said = ""
 
     def __call__(self) -> None:
         """Register the sites that are enrolled since, if the server answers."""
-        enrolled = sorted(self._coordinator.keys())
-        if enrolled == self._let_in:
-            return
-        with contextlib.suppress(RunError):  # the server is starting: tried again
+        try:
+            enrolled = sorted(self._coordinator.keys())
+            if enrolled == self._let_in:
+                return
             self._flower.admit_sites()
             self._let_in = enrolled
             out.print(f"sites that may connect: {', '.join(enrolled)}", highlight=False)
+        except RunError:
+            return  # the server is starting: tried again
+        except (FedvoxError, OSError) as error:
+            if str(error) != self._said:
+                err.print(f"[yellow]nobody new is let in:[/] {error}", highlight=False)
+            self._said = str(error)

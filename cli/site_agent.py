@@ -175,9 +175,7 @@ def units(
 
     Example: [bold]fedvox site units site/site.yaml --out units[/]
     """
-    config = load_site_config(site_file)
-    gpu = config.compute.device.startswith("cuda")
-    texts = site_units(program("fedvox"), site_file.parent.resolve(), config.data.resolve(), gpu)
+    texts = site_units(program("fedvox"), site_file.parent.resolve(), load_site_config(site_file))
     write_units(to, texts)
     out.print(f"wrote {', '.join(texts)} in {to}; make the users that they name", highlight=False)
 
@@ -192,8 +190,10 @@ def users(
 
     Example: [bold]sudo fedvox site users site/site.yaml[/]
     """
-    divide(site_file.parent.resolve(), SiteUsers(agent, courier, group))
+    left = divide(site_file.parent.resolve(), SiteUsers(agent, courier, group))
     out.print(f"{agent} has keys, state and ledger; {courier} has its own folder and the socket")
+    for path in left:
+        out.print(f"[yellow]outside the site's folder:[/] give {path} to {agent} yourself", highlight=False)
 
 
 class _Sites:

@@ -12,6 +12,7 @@ Private keys are 0600 and never leave.
 
 import json
 import os
+import stat
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -105,10 +106,19 @@ class Installation:
                 f"{notice_file} is notice {notice.number}, and notice {known['notice']} was there before",
                 "ask the coordinator for the newest",
             )
-        write_text_atomic(self.folder / AUTHORITY_FILE, notice.authorities)
         known["notice"] = str(notice.number)
-        write_text_atomic(self.folder / COORDINATOR_FILE, json.dumps(known, indent=1))
+        self._replace(AUTHORITY_FILE, notice.authorities)
+        self._replace(COORDINATOR_FILE, json.dumps(known, indent=1))
         return notice
+
+    def _replace(self, name: str, text: str) -> None:
+        """Write a file that the courier's user reads too, for whom it stays readable."""
+        path = self.folder / name
+        before = path.stat()
+        write_bytes_atomic(path, text.encode())
+        path.chmod(stat.S_IMODE(before.st_mode))
+        if path.stat().st_gid != before.st_gid:
+            os.chown(path, -1, before.st_gid)
 
     def _coordinator(self) -> dict[str, str]:
         return dict(json.loads((self.folder / COORDINATOR_FILE).read_text(encoding="utf-8")))
@@ -130,7 +140,7 @@ def install(folder: Path, kit: Kit, texts: Mapping[str, str], data: Path, patien
     if (folder / "keys").exists():
         raise ConfigError(f"{folder} holds a site's keys", "choose another --into; keys are not replaced")
     folder.mkdir(mode=OWNER_ONLY, parents=True, exist_ok=True)
-    for name in ("keys", COURIER_FOLDER):
+    for name in ("keys", COURIER_FOLDER, f"{COURIER_FOLDER}/flower", "state", "run"):
         (folder / name).mkdir(mode=OWNER_ONLY)
     for name, text in texts.items():
         write_text_atomic(folder / Path(name).name, text)

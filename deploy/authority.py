@@ -67,11 +67,10 @@ class Authority:
     def prepare_next(self, name: str) -> None:
         """Make the authority that will follow; both are believed from now on, and the old one signs.
 
-        Raises:
-            ConfigError: One is prepared already.
+        One that is prepared already stays as it is: a call that was cut short is repeated.
         """
         if (self.folder / NEXT_KEY).exists():
-            raise ConfigError("another authority is prepared already", "fedvox provision authority switch")
+            return
         key, following = _new_authority(name)
         self._believe(self._certificate, following)
         write_bytes_atomic(self.folder / NEXT_KEY, _private_pem(key), PRIVATE_FILE)
@@ -86,13 +85,22 @@ class Authority:
         """
         if not (self.folder / NEXT_KEY).exists():
             raise ConfigError("no other authority is prepared", "fedvox provision authority prepare")
+        following = load_pem_private_key((self.folder / NEXT_KEY).read_bytes(), None).public_key()
+        if following not in [one.public_key() for one in self._believed]:
+            raise ConfigError(f"{NEXT_KEY} is of no authority that is believed", "restore ca.crt")
         (self.folder / NEXT_KEY).rename(self.folder / "ca.key")
         switched = Authority(self.folder)
         switched.issue(host)
         return switched
 
     def forget_old(self) -> None:
-        """Believe the authority that signs, and no other."""
+        """Believe the authority that signs, and no other.
+
+        Raises:
+            ConfigError: Another one is prepared: it would be forgotten with its key.
+        """
+        if (self.folder / NEXT_KEY).exists():
+            raise ConfigError("another authority is prepared", "fedvox provision authority switch")
         self._believe(self._certificate)
 
     def _believe(self, *certificates: x509.Certificate) -> None:

@@ -1,5 +1,6 @@
 """Flower's command line, pointed at the server on this machine: that interface has no other client."""
 
+import fcntl
 import json
 import os
 import subprocess
@@ -16,6 +17,7 @@ from server.coordinator import Coordinator
 
 COMMAND_S = 60.0
 UNKNOWN = "unknown"
+LOCK = "nodes.lock"
 NODES = "nodes.json"  # Flower's numbers of the sites that were let in
 
 
@@ -35,8 +37,13 @@ class FlowerCommand:
         """Let the enrolled sites' connections in, and those of revoked sites out for good.
 
         Raises:
-            RunError: The server does not answer, or does not take a site.
+            RunError: The server does not answer, or does not take a site, or does not let one go.
         """
+        with (self._coordinator.folder / LOCK).open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)  # two of us would write down less than they know
+            self._admit()
+
+    def _admit(self) -> None:
         nodes = self._nodes()
         admitted = self._coordinator.keys().keys()
         for name in sorted(admitted):  # also those that were: a server with a new database knows nobody
@@ -44,8 +51,14 @@ class FlowerCommand:
             nodes[name] = nodes.get(name) if number is None else number
             self._note(nodes)
         for name in sorted(nodes.keys() - admitted):
-            if nodes[name] is not None:
-                self._call("supernode", "unregister", str(nodes[name]), SERVER)
+            if nodes[name] is None:
+                raise RunError(
+                    f"nobody wrote down the number of {name}, whose connection is to end",
+                    "look it up: flwr supernode list, then flwr supernode unregister",
+                )
+            answer = self._call("supernode", "unregister", str(nodes[name]), SERVER)
+            if not answer.get("success"):
+                raise RunError(f"{name} is not let go: {answer.get('error-message')}", "see the server's log")
             del nodes[name]
             self._note(nodes)
 

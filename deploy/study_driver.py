@@ -20,7 +20,8 @@ POLL_S = 1.0
 ASK_AGAIN_S = 3.0
 SERVER_UP_S = 60.0
 MOST_RESTARTS = 3
-OVER = "finished"
+OVER, RUNNING = "finished", "running"
+START_S = 300.0  # within which a run is running, or again
 DRIVER = "driver"  # file with Flower's identifier of the run's driver
 
 Say = Callable[[str], None]
@@ -95,12 +96,18 @@ def _run_to_its_end(flower: FlowerCommand, run: RunFolder) -> str:
     if not identifier or flower.status(identifier).startswith((OVER, UNKNOWN)):
         identifier = flower.submit(run.path)
         write_text_atomic(noted, identifier + "\n")  # whoever drives next goes on with this one
-    heard = time.monotonic()
+    heard = begun = time.monotonic()
     while not (status := flower.status(identifier)).startswith(OVER):
-        if status != UNKNOWN:
-            heard = time.monotonic()
-        if time.monotonic() > heard + SERVER_UP_S:
+        now = time.monotonic()
+        heard = heard if status == UNKNOWN else now
+        begun = now if status == RUNNING else begun
+        if now > heard + SERVER_UP_S:
             break  # the server is gone, or has forgotten the run
+        if now > begun + START_S and status != UNKNOWN:
+            raise RunError(
+                f"the run is {status} since {START_S:.0f} s and nobody starts its driver",
+                "start the executor: fedvox server start executor",
+            )
         time.sleep(POLL_S)
     return status
 

@@ -5,7 +5,7 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 from deploy.processes import Process
 
@@ -37,24 +37,31 @@ def keep_running(
     signal.signal(signal.SIGTERM, stop)
     signal.signal(signal.SIGINT, stop)
     called_at = 0.0
-    while not stopped:
-        now = time.monotonic()
-        for name, process in running.items():
-            if process.poll() is None:
-                continue
-            if name not in ended_at:
-                say(f"{name} ended with {process.returncode}; it is started again")
-                ended_at[name] = now
-            if now > ended_at[name] + RESTART_S:
-                del ended_at[name]
-                running[name] = _started(processes[name])
-        if now > called_at + RESTART_S:
-            called_at = now
-            now_and_then()
-        time.sleep(LOOK_S)
-    for process in running.values():
+    try:
+        while not stopped:
+            now = time.monotonic()
+            for name, process in running.items():
+                if process.poll() is None:
+                    continue
+                if name not in ended_at:
+                    say(f"{name} ended with {process.returncode}; it is started again")
+                    ended_at[name] = now
+                if now > ended_at[name] + RESTART_S:
+                    del ended_at[name]
+                    running[name] = _started(processes[name])
+            if now > called_at + RESTART_S:
+                called_at = now
+                now_and_then()
+            time.sleep(LOOK_S)
+    finally:
+        _end(running.values())
+
+
+def _end(running: Iterable[subprocess.Popen[bytes]]) -> None:
+    ending = list(running)
+    for process in ending:
         process.terminate()
-    for process in running.values():
+    for process in ending:
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(STOP_S)
         process.kill()

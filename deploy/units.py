@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from client.installation import COURIER_FOLDER
+from client.site_config import SiteConfig
 
 AGENT_USER, COURIER_USER, GROUP, SERVER_USER = "fedvox-agent", "fedvox-courier", "fedvox", "fedvox-server"
 RESTART_S = 5
@@ -41,15 +42,19 @@ GPU = (
 )
 
 
-def site_units(program: str, folder: Path, data: Path, gpu: bool) -> dict[str, str]:
+def site_units(program: str, folder: Path, config: SiteConfig) -> dict[str, str]:
     """Return the two units of a site, by file name.
 
     Args:
         program: The installed `fedvox`.
         folder: The site's folder.
-        data: Its volumes, which are only read.
-        gpu: Whether the agent may use NVIDIA devices.
+        config: Its settings, paths made absolute.
     """
+    data = [config.data, *([config.patients] if config.patients is not None else [])]
+    own = [config.state, config.cache_folder]
+    own += [config.policy.ledger] if config.policy.ledger is not None else []
+    outside = [path for path in dict.fromkeys(own) if not path.is_relative_to(folder)]
+    gpu = config.compute.device.startswith("cuda")
     devices: dict[str, str | Sequence[str]] = (
         {"DevicePolicy": "closed", "DeviceAllow": GPU} if gpu else dict(NO_DEVICES)
     )
@@ -60,11 +65,10 @@ def site_units(program: str, folder: Path, data: Path, gpu: bool) -> dict[str, s
         "ExecStart": f"{program} site start {folder / 'site.yaml'}",
         "PrivateNetwork": "yes",
         "RestrictAddressFamilies": "AF_UNIX",
-        "ReadOnlyPaths": str(data),
-        "ReadWritePaths": str(folder),
+        "ReadOnlyPaths": [str(path) for path in data],
+        "ReadWritePaths": [str(folder), *(f"-{path}" for path in outside)],
         **devices,
     }
-    hidden = [f"-{folder / name}" for name in ("state", "ledger", "keys")] + [str(data)]
     connection: dict[str, str | Sequence[str]] = {
         "User": COURIER_USER,
         "Group": GROUP,
@@ -72,7 +76,7 @@ def site_units(program: str, folder: Path, data: Path, gpu: bool) -> dict[str, s
         "ExecStart": f"{program} site connect {folder / 'site.yaml'}",
         "RestrictAddressFamilies": "AF_UNIX AF_INET AF_INET6",
         "EnvironmentFile": "-/etc/fedvox/proxy.env",  # HTTPS_PROXY=http://proxy:3128, if there is one
-        "InaccessiblePaths": hidden,
+        "InaccessiblePaths": [f"-{path}" for path in dict.fromkeys((*own, folder / "keys", *data))],
         "ReadWritePaths": str(folder / COURIER_FOLDER),
         **NO_DEVICES,
     }
@@ -83,22 +87,23 @@ def site_units(program: str, folder: Path, data: Path, gpu: bool) -> dict[str, s
     }
 
 
-def server_units(program: str, home: Path) -> dict[str, str]:
+def server_units(program: str, home: Path, runs: Path) -> dict[str, str]:
     """Return the coordinator's three units, none of which restarts another.
 
     Args:
         program: The installed `fedvox`.
         home: The coordinator's folder.
+        runs: Folder of all runs: the study's driver, which the executor starts, writes there.
     """
     units = {}
     for name in ("superlink", "executor", "proxy"):
-        service = {
+        service: dict[str, str | Sequence[str]] = {
             "User": SERVER_USER,
             "Group": SERVER_USER,
             "WorkingDirectory": str(home),
             "ExecStart": f"{program} server start {name} --home {home}",
             "RestrictAddressFamilies": "AF_UNIX AF_INET AF_INET6",
-            "ReadWritePaths": str(home),
+            "ReadWritePaths": [str(home), str(runs)] if name == "executor" else str(home),
             **NO_DEVICES,
         }
         if name == "proxy":  # a port below 1024

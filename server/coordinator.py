@@ -65,8 +65,13 @@ class Coordinator:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        if not (folder / STUDY_KEY).is_file():
+        if not self.is_complete(folder):
             raise ConfigError(f"{folder} is no coordinator's folder", "fedvox provision STUDY makes one")
+
+    @staticmethod
+    def is_complete(folder: Path) -> bool:
+        """Return whether a coordinator was made in a folder, to its end."""
+        return (folder / STUDY_KEY).is_file()
 
     @classmethod
     def create(cls, folder: Path, study_text: str, address: str) -> "Coordinator":
@@ -157,7 +162,8 @@ class Coordinator:
         known, taken = self.sites, []
         for file in files:
             enrolment, record = read_enrolment(file)
-            if enrolment.key.fingerprint in self.revocations.keys:
+            revoked = self.revocations
+            if enrolment.key.fingerprint in revoked.keys or enrolment.site in revoked.sites:
                 raise SealError(f"{file}: this key of {enrolment.site} was revoked", "for good")
             invited = known.get(enrolment.site, KnownSite())
             if invited.token is None:
@@ -208,7 +214,9 @@ class Coordinator:
         return {
             name: site.enrolment.key
             for name, site in sorted(self.sites.items())
-            if site.enrolment is not None and site.enrolment.key.fingerprint not in revoked.keys
+            if site.enrolment is not None
+            and site.enrolment.key.fingerprint not in revoked.keys
+            and name not in revoked.sites
         }
 
     def _known(self) -> _Sites:

@@ -88,8 +88,23 @@ def test_steps_out_of_order_are_refused(coordinator):
     with pytest.raises(ConfigError, match="no other authority is prepared"):
         Authority(home).switch(HOST)
     Authority(home).prepare_next("small")
-    with pytest.raises(ConfigError, match="prepared already"):
-        Authority(home).prepare_next("small")
+    key, believed = (home / "ca.next.key").read_bytes(), (home / "ca.crt").read_bytes()
+    Authority(home).prepare_next("small")  # again, after a call that was cut short
+    assert ((home / "ca.next.key").read_bytes(), (home / "ca.crt").read_bytes()) == (key, believed)
+    with pytest.raises(ConfigError, match="another authority is prepared"):
+        Authority(home).forget_old()
+    Authority(home).switch(HOST)
+
+
+def test_no_step_destroys_the_key_that_signs(coordinator):
+    home = coordinator.folder
+    Authority(home).prepare_next("small")
+    (home / "ca.crt").write_text(
+        (home / "ca.crt").read_text().split("-----END CERTIFICATE-----")[0] + "-----END CERTIFICATE-----\n"
+    )
+    with pytest.raises(ConfigError, match="is of no authority that is believed"):
+        Authority(home).switch(HOST)
+    Authority(home).issue(HOST)
 
 
 def test_a_key_that_is_not_of_the_authority_is_refused(coordinator, tmp_path):

@@ -52,7 +52,7 @@ def test_every_service_is_shut_in(path):
 def test_the_agent_has_no_network_and_only_reads_the_data():
     agent = services("compose.site.yaml")["agent"]
     assert agent["network_mode"] == "none"
-    (data,) = [volume for volume in agent["volumes"] if volume["target"] == "/data"]
+    (data,) = [volume for volume in agent["volumes"] if volume["target"] == "${FEDVOX_DATA}"]
     assert data["read_only"] is True
 
 
@@ -60,7 +60,7 @@ def test_the_connection_holds_nothing_of_the_agent_s_and_the_agent_no_node_key()
     site = services("compose.site.yaml")
     own = {"/site/courier/node.key", "/site/courier/flower"}
     assert targets(site["agent"]) & own == set()
-    hidden = {"/data", "/site/state", "/site/ledger", "/site/keys/sign.key", "/site"}
+    hidden = {"${FEDVOX_DATA}", "/site/state", "/site/ledger", "/site/keys/sign.key", "/site"}
     assert targets(site["connection"]) & hidden == set()
     assert own <= targets(site["connection"])
 
@@ -68,7 +68,7 @@ def test_the_connection_holds_nothing_of_the_agent_s_and_the_agent_no_node_key()
 def test_only_the_proxy_s_port_is_published():
     server = services("compose.server.yaml")
     assert [port for service in server.values() for port in service.get("ports", [])] == ["443:443"]
-    assert {server[name]["network_mode"] for name in ("executor", "proxy")} == {"service:superlink"}
+    assert {server[n]["network_mode"] for n in ("superlink", "executor", "proxy")} == {"service:network"}
 
 
 def test_images_run_as_no_root_and_hold_no_build_tools():
@@ -81,3 +81,4 @@ def test_images_run_as_no_root_and_hold_no_build_tools():
     assert not any(
         tool in stage for stage in stages[1:] for tool in ("build-essential", "gcc", "pip install")
     )
+    assert "pip uninstall -y pip" in (CONTAINERS / "Dockerfile").read_text().partition(" AS runtime")[2]

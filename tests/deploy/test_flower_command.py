@@ -33,6 +33,7 @@ class Server:
 
     def __init__(self):
         self.known, self.gone, self.calls = {}, set(), []
+        self.refuses = False
 
     def call(self, *words):
         self.calls.append(words[:2])
@@ -42,6 +43,8 @@ class Server:
                 return {"success": False, "error-message": "[code: 23] Public key already in use"}
             self.known[name] = 100 + len(self.known)
             return {"success": True, "node-id": self.known[name]}
+        if self.refuses:
+            return {"success": False, "error-message": "no such node"}
         self.gone.add(int(words[2]))
         return {"success": True}
 
@@ -87,3 +90,33 @@ def test_a_refusal_is_named(tmp_path, server, monkeypatch):
     monkeypatch.setattr(server, "call", lambda *_: {"success": False, "error-message": "no curve"})
     with pytest.raises(RunError, match="north is not taken: no curve"):
         command(Coordinator(tmp_path, "north"), server, monkeypatch).admit_sites()
+
+
+def test_a_server_that_is_not_there_yet_is_called_so(tmp_path, server, monkeypatch):
+    said = "Connection to the SuperLink is unavailable. Please check your network connection"
+    monkeypatch.setattr(server, "call", lambda *_: {"success": False, "error-message": said})
+    with pytest.raises(RunError, match="server does not answer"):
+        command(Coordinator(tmp_path, "north"), server, monkeypatch).admit_sites()
+
+
+def test_a_site_that_is_not_let_go_is_not_forgotten(tmp_path, server, monkeypatch):
+    coordinator = Coordinator(tmp_path, "north", "south")
+    flower = command(coordinator, server, monkeypatch)
+    flower.admit_sites()
+    coordinator.names.discard("north")
+    server.refuses = True
+    with pytest.raises(RunError, match="north is not let go: no such node"):
+        flower.admit_sites()
+    server.refuses = False
+    flower.admit_sites()
+    assert server.gone == {100}
+
+
+def test_a_number_that_nobody_wrote_down_is_told(tmp_path, server, monkeypatch):
+    coordinator = Coordinator(tmp_path, "north")
+    server.known["north"] = 7  # registered, and then somebody was killed
+    flower = command(coordinator, server, monkeypatch)
+    flower.admit_sites()
+    coordinator.names.clear()
+    with pytest.raises(RunError, match="nobody wrote down the number of north"):
+        flower.admit_sites()

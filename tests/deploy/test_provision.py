@@ -147,6 +147,22 @@ def test_a_site_is_enrolled_once_with_the_kit_it_was_given(made, tmp_path):
     assert set(coordinator.keys()) == {"north"}
 
 
+def test_a_first_call_that_was_cut_short_is_repeated(made, tmp_path):
+    """Killed before the study's key, before the authority, before the certificate."""
+    folder, _, _ = made
+    shutil.copy(folder / "study.yaml", tmp_path)
+    words = ("provision", "study.yaml", "--address", "fed.example.org:443")
+    home = tmp_path / "coordinator"
+    home.mkdir()
+    for lost in ((), ("ca.key",), ("server.crt",)):
+        for name in lost:
+            (home / name).unlink()
+        result = fedvox(*words, cwd=tmp_path)
+        assert result.returncode == 0, result.stderr
+        assert Authority(home).days_left > 3649
+        assert days_left(home / "server.crt") > 89
+
+
 def test_a_revoked_site_s_keys_never_count_again(made, tmp_path):
     folder, _, _ = made
     shutil.copytree(folder / "coordinator", tmp_path / "coordinator")

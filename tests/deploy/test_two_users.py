@@ -47,7 +47,7 @@ def site():
     config["policy"] |= {"epsilon": 8, "ledger": "ledger"}
     (made / SITE_FILE).write_text(yaml.safe_dump(config))
     for name in ("state", "ledger"):
-        (made / name).mkdir()
+        (made / name).mkdir(exist_ok=True)
         (made / name / "something").write_text("of patients")
     divide(made, USERS)
     yield made
@@ -148,3 +148,32 @@ def test_a_group_that_the_agent_does_not_let_in_is_named(site):
 def test_a_user_who_does_not_exist_is_named(site):
     with pytest.raises(ConfigError, match="there is no user somebody"):
         divide(site, SiteUsers(AGENT, "somebody", GROUP))
+
+
+def test_nothing_is_given_that_the_courier_linked_into_its_folder(site):
+    secret = site.parent / "secret"
+    secret.write_text("root's own")
+    secret.chmod(0o600)
+    own = site / "courier"
+    (own / "link").symlink_to(secret)
+    (own / "folder").symlink_to(site / "keys")
+    os.link(secret, own / "second-name")
+    divide(site, USERS)
+    assert (secret.stat().st_uid, stat.S_IMODE(secret.stat().st_mode)) == (0, 0o600)
+    assert (site / "keys" / "sign.key").owner() == AGENT
+    assert (site / "courier" / "node.key").owner() == COURIER
+
+
+def test_places_outside_the_folder_are_told_and_left(site, tmp_path):
+    ledger = site.parent / "ledger-elsewhere"
+    ledger.mkdir()
+    config = yaml.safe_load((site / SITE_FILE).read_text())
+    config["policy"]["ledger"] = str(ledger)
+    (site / SITE_FILE).write_text(yaml.safe_dump(config))
+    assert divide(site, USERS) == [ledger]
+    assert ledger.owner() == "root"
+
+
+def test_a_group_that_does_not_exist_is_named(site):
+    with pytest.raises(ConfigError, match="there is no group nowhere"):
+        divide(site, SiteUsers(AGENT, COURIER, "nowhere"))

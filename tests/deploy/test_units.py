@@ -3,11 +3,11 @@
 import re
 import shutil
 import subprocess
-from pathlib import Path
 
 import pytest
 
 from cli.unit_files import write_units
+from client.site_config import Compute, SiteConfig
 from deploy.processes import program
 from deploy.units import server_units, site_units
 
@@ -23,10 +23,20 @@ MOST_EXPOSED = {  # of 10; systemd calls below 3 "OK"
 }
 
 
+def config(folder, **changes):
+    return SiteConfig(
+        name="north",
+        data="/srv/volumes",
+        patients="/srv/table.csv",
+        state=folder / "state",
+        policy={"epsilon": 8, "ledger": "/var/lib/fedvox/ledger"},
+    ).model_copy(update=changes)
+
+
 @pytest.fixture
 def units(tmp_path):
-    texts = site_units(program("fedvox"), tmp_path, Path("/srv/volumes"), gpu=False) | server_units(
-        program("fedvox"), tmp_path
+    texts = site_units(program("fedvox"), tmp_path, config(tmp_path)) | server_units(
+        program("fedvox"), tmp_path, tmp_path / "runs"
     )
     write_units(tmp_path / "units", texts)
     return tmp_path / "units", texts
@@ -62,14 +72,25 @@ def test_the_agent_has_no_network_and_the_connection_none_of_the_agent_s_files(u
     agent, connection = texts["fedvox-agent.service"], texts["fedvox-connection.service"]
     assert "PrivateNetwork=yes" in agent
     assert "RestrictAddressFamilies=AF_UNIX\n" in agent
-    for path in (tmp_path / "state", tmp_path / "keys", "/srv/volumes"):
+    hidden = ("/srv/volumes", "/srv/table.csv", "/var/lib/fedvox/ledger")
+    for path in (tmp_path / "state", tmp_path / "keys", *hidden):
         assert re.search(rf"InaccessiblePaths=-?{re.escape(str(path))}\n", connection)
+    for path in ("/srv/volumes", "/srv/table.csv"):
+        assert f"ReadOnlyPaths={path}\n" in agent
+    assert "ReadWritePaths=-/var/lib/fedvox/ledger\n" in agent
     assert "User=fedvox-agent" in agent
     assert "User=fedvox-courier" in connection
 
 
 def test_a_gpu_is_let_in_only_where_it_is_used(tmp_path):
     for gpu in (True, False):
-        agent = site_units(program("fedvox"), tmp_path, Path("/srv"), gpu)["fedvox-agent.service"]
+        made = config(tmp_path, compute=Compute(device="cuda" if gpu else "cpu"))
+        agent = site_units(program("fedvox"), tmp_path, made)["fedvox-agent.service"]
         assert ("DeviceAllow=/dev/nvidiactl rw" in agent) is gpu
         assert ("PrivateDevices=yes" in agent) is not gpu
+
+
+def test_the_driver_can_write_where_runs_go(units, tmp_path):
+    _, texts = units
+    assert f"ReadWritePaths={tmp_path / 'runs'}\n" in texts["fedvox-executor.service"]
+    assert str(tmp_path / "runs") not in texts["fedvox-superlink.service"]

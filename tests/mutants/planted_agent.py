@@ -6,6 +6,7 @@ AGENT = ("tests/client/test_agent.py",)
 TRANSPORT = ("tests/server/test_flower_transport.py",)
 PROCESSES = ("tests/deploy/test_processes.py",)
 PROVISION = ("tests/deploy/test_provision.py",)
+REVOCATIONS = ("tests/server/test_revocations.py",)
 
 MUTANTS = (
     Mutant(
@@ -18,8 +19,8 @@ MUTANTS = (
     Mutant(
         "approvals that the site did not sign",
         "client/approval.py",
-        '            self._key.verify(PURPOSE, content, base64.b64decode(record["seal"]))\n',
-        "",
+        "SealedRecord.read(path).verified(PURPOSE, Approval, self._key)",
+        "SealedRecord.read(path).unverified(Approval)",
         AGENT,
     ),
     Mutant(
@@ -74,8 +75,29 @@ MUTANTS = (
     Mutant(
         "reports taken from anybody",
         "server/flower_transport.py",
-        "                self.seals.refuse_unsealed(packet, site)\n",
-        "                pass\n",
+        "        self.seals.refuse_unsealed(packet, site)\n",
+        "",
+        TRANSPORT,
+    ),
+    Mutant(
+        "answers to other orders",
+        "server/flower_transport.py",
+        "if named != order_id and not nameless:",
+        "if False:",
+        TRANSPORT,
+    ),
+    Mutant(
+        "reports of sites that were revoked meanwhile",
+        "server/seals.py",
+        "return site in self.known()",
+        "return True",
+        TRANSPORT,
+    ),
+    Mutant(
+        "headers that break their readers",
+        "common/federation/headers.py",
+        "(ValueError, KeyError, TypeError, RecursionError)",
+        "(ValueError, KeyError, TypeError)",
         TRANSPORT,
     ),
     Mutant(
@@ -116,9 +138,37 @@ MUTANTS = (
     Mutant(
         "a revoked site's keys",
         "server/coordinator.py",
-        "if site.enrolment is not None and site.enrolment.key.fingerprint not in revoked.keys",
-        "if site.enrolment is not None",
-        PROVISION,
+        "            and site.enrolment.key.fingerprint not in revoked.keys\n            and name not in revoked.sites\n",
+        "",
+        REVOCATIONS,
+    ),
+    Mutant(
+        "an older list of revocations",
+        "server/revocations.py",
+        "if found.number < at_least:",
+        "if False:",
+        REVOCATIONS,
+    ),
+    Mutant(
+        "sealed records of anybody",
+        "common/sealed_record.py",
+        "        key.verify(purpose, self.content.encode(), self.seal)\n",
+        "",
+        ("tests/common/test_sealed_record.py",),
+    ),
+    Mutant(
+        "a cohort of one",
+        "client/site.py",
+        "        check_cohort(self.config, self.study.volume)\n",
+        "",
+        ("tests/client/test_checkup.py",),
+    ),
+    Mutant(
+        "links that the courier planted",
+        "deploy/site_users.py",
+        "if stat.S_ISREG(facts.st_mode) and facts.st_nlink == 1:",
+        "if True:",
+        ("tests/deploy/test_two_users.py",),
     ),
     Mutant(
         "submitting runs open to hospitals",

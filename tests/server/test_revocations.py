@@ -55,7 +55,23 @@ def test_a_site_that_never_enrolled_can_be_revoked_and_its_kit_is_worth_nothing(
     key = SealKey.generate()
     enrolment = Enrolment(site="west", node_key=NODE_KEY, signing_key=key.public.text, release="0.1.0")
     write_enrolment(tmp_path / "west.enrol", enrolment, key, kit.token)
-    with pytest.raises(Exception, match="no kit that is still to be used"):
+    with pytest.raises(SealError, match="was revoked"):
+        coordinator.enrol([tmp_path / "west.enrol"])
+
+
+def test_a_revocation_that_was_cut_short_counts_all_the_same(coordinator, tmp_path, monkeypatch):
+    """Killed after the list was written: the site's kit, or its enrolment, still stands in the other file."""
+    kit = coordinator.invite("west", "")
+    key = SealKey.generate()
+    enrolment = Enrolment(site="west", node_key=NODE_KEY, signing_key=key.public.text, release="0.1.0")
+    write_enrolment(tmp_path / "west.enrol", enrolment, key, kit.token)
+    monkeypatch.setattr(Coordinator, "_save", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    for site in ("west", "north"):
+        with pytest.raises(KeyboardInterrupt):
+            coordinator.revoke(site)
+    monkeypatch.undo()
+    assert set(coordinator.keys()) == {"south"}
+    with pytest.raises(SealError, match="was revoked"):
         coordinator.enrol([tmp_path / "west.enrol"])
 
 
