@@ -104,7 +104,8 @@ class Site:
         if order.study_digest != self.study.digest or order.site != self.name:
             raise WrongOrderError(f"order for study {order.study_digest[:12]}, site {order.site}")
         check_admitted(self.config, self.study)
-        check_cohort(self.config, self.study.volume)
+        if self.study.privacy is None:  # else one patient would decide; it was checked at approval
+            check_cohort(self.config, self.study.volume)
         if self.study.privacy is not None and order.stage not in self.study.private_plans:
             raise WrongOrderError(f"the study does not train its {order.stage.value} privately")
         # No data without its book.

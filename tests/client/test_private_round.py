@@ -9,6 +9,8 @@ import torch
 
 from client import private_round
 from client.admission import PolicyError, check_admitted
+from client.checkup import checkup
+from client.cohort import SmallCohortError
 from client.policy import Policy
 from client.private.ledger import Ledger
 from client.private_tasks import private_task
@@ -342,3 +344,13 @@ def test_a_digest_that_is_a_path_names_no_folder(federation, digest):
     order = order_to_a(federation, frozen_digest=digest)
     assert federation.sites["a"].execute(order) == FailureReport("a", ErrorCode.INTERNAL)
     assert ledger_of(federation).entries() == []
+
+
+def test_no_round_depends_on_how_many_patients_the_site_s_policy_wants(federation):
+    """Whether a round fails would tell of one patient; the person who approves is told instead."""
+    site = federation.sites["a"]
+    policy = site.config.policy.model_copy(update={"min_patients": 99})
+    site.config = site.config.model_copy(update={"policy": policy})
+    assert isinstance(site.execute(order_to_a(federation)), TrainReport)
+    with pytest.raises(SmallCohortError):
+        checkup(site.config, site.study)

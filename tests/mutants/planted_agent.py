@@ -138,7 +138,8 @@ MUTANTS = (
     Mutant(
         "a revoked site's keys",
         "server/coordinator.py",
-        "            and site.enrolment.key.fingerprint not in revoked.keys\n            and name not in revoked.sites\n",
+        "            and site.enrolment.key.fingerprint not in revoked.keys\n"
+        "            and name not in revoked.sites\n",
         "",
         REVOCATIONS,
     ),
@@ -159,8 +160,8 @@ MUTANTS = (
     Mutant(
         "a cohort of one",
         "client/site.py",
-        "        check_cohort(self.config, self.study.volume)\n",
-        "",
+        "            check_cohort(self.config, self.study.volume)\n",
+        "            pass\n",
         ("tests/client/test_checkup.py",),
     ),
     Mutant(
