@@ -52,7 +52,7 @@ e2e: $(VENV)/.installed-test
 # The server's memory with 4 and with 32 sites and a model of 50 MB; what a round costs beside training. On a quiet
 # machine; about 15 minutes.
 load: $(VENV)/.installed-test
-	$(BIN)/pytest -m load -s tests/e2e/test_many_sites.py tests/e2e/test_overhead.py
+	$(BIN)/pytest -m load -s tests/e2e/test_many_sites.py tests/e2e/test_overhead.py tests/e2e/test_start_times.py
 
 # Everything that breaks, at every moment of a round, one run each; resumable. Needs what `make e2e` needs.
 faults: $(VENV)/.installed-test

@@ -1,4 +1,4 @@
-"""Four hosts: a coordinator behind nginx and three sites, each in a network namespace of its own.
+"""Four hosts: a coordinator behind nginx and three sites with breast phantoms, in a namespace each.
 
 The runbook is followed as written, a study runs to its end, then again with one kill -9 per process, and what
 a site can reach is probed from its own host. `make e2e`; skipped where namespaces or nginx are missing.
@@ -11,9 +11,12 @@ import time
 
 import pytest
 
+from common.frozen import load_yaml
 from deploy.authority import Authority
+from experiments.demo import STUDY_FILE, TRAINING_SEED
+from experiments.phantom.hospital import HOSPITALS
+from experiments.phantom.writer import write_hospital
 from tests.e2e.hosts import CAN_HAVE_HOSTS, Deployment, Hosts
-from tests.small_federation import small_study, write_volumes
 
 pytestmark = [
     pytest.mark.hospitals,
@@ -24,20 +27,27 @@ SITES = ("north", "south", "west")
 TRAINING = {"rounds": 3, "local_steps": 4, "batch_size": 2}
 
 
+def study():
+    """The demo's study of breast phantoms, in a size for a test."""
+    content = load_yaml(STUDY_FILE)
+    for stage in ("codec", "diffusion"):
+        content[stage]["training"] |= TRAINING
+    content["codec"]["model"] |= {"discriminator": None}
+    content["diffusion"]["model"]["denoiser"] = {"channels": [8, 32], "attention": [False, False]}
+    content["diffusion"]["model"]["sampler"] = {"kind": "euler", "num_steps": 2}
+    content["name"] = "small"
+    content["federation"] = {"sites": list(SITES), "round_deadline_s": 240, "round_attempts": 3}
+    return content
+
+
 @pytest.fixture(scope="module")
 def deployment(tmp_path_factory):
     folder = tmp_path_factory.mktemp("hospitals")
-    study = small_study(
-        SITES,
-        codec__training=TRAINING,
-        diffusion__training=TRAINING,
-        codec__model__discriminator=None,
-        federation={"sites": list(SITES), "round_deadline_s": 240, "round_attempts": 3},
-    )
-    for seed, site in enumerate(SITES):
-        write_volumes(folder / "data" / site, 6, seed)
+    for site, hospital in zip(SITES, HOSPITALS, strict=True):
+        phantoms = hospital.model_copy(update={"num_patients": 6})
+        write_hospital(phantoms, folder / "data" / site, TRAINING_SEED)
     with Hosts(("coordinator", *SITES)) as hosts:
-        made = Deployment(folder, study.model_dump(mode="json", exclude_none=True), hosts, port=443)
+        made = Deployment(folder, study(), hosts, port=443)
         made.provision()
         made.start_all()
         yield made
