@@ -4,6 +4,7 @@ import os
 import signal
 import sqlite3
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -17,6 +18,7 @@ from tests.faults.moments import wait_until
 VICTIM = "north"  # the site that faults happen to
 MOMENTS = ("transit", "training", "reply", "aggregating", "checkpoint")
 SAME = "same weights"
+PROJECT = Path(__file__).parents[2]
 
 
 @dataclass(frozen=True)
@@ -94,6 +96,21 @@ def cut(seconds: float) -> Callable[[Deployment, Path], None]:
     return strike
 
 
+def bad_line(made: Deployment, run: Path) -> None:
+    """Let a site's line have 200 ms of round trip and 5 % of loss, until the run is over."""
+    hosts = made.hosts
+    ends = (hosts.namespace(VICTIM), hosts.namespace("coordinator"), hosts.address("coordinator"))
+    words = (*ends, "0.1", "0.05")
+    line = subprocess.Popen([sys.executable, "-m", "tests.faults.tun", *words], cwd=PROJECT)
+    study = made.running["study"].process
+
+    def until_over() -> None:
+        study.wait()
+        line.kill()
+
+    threading.Thread(target=until_over, daemon=True).start()
+
+
 def slow_down(made: Deployment, run: Path) -> None:
     """Let a site's agent run a tenth of the time, until the run is over."""
     agent = made.running[f"{VICTIM}-agent"].process
@@ -146,6 +163,23 @@ def reload_proxy() -> None:
             os.kill(int(entry.name), signal.SIGHUP)
 
 
+def skew_clock(made: Deployment, run: Path) -> None:
+    """Let a site's connection have a clock that is a day ahead, for half a minute."""
+    name = f"{VICTIM}-connection"
+    made.running[name].stop()
+    site_file = made.folder / VICTIM / "site.yaml"
+    wrong = ("env", "FAKETIME_DONT_FAKE_MONOTONIC=1", "faketime", "-f", "+1d", FEDVOX, "site")
+    made.start_program(VICTIM, name, *wrong, "connect", site_file, "--port", 19094)
+    time.sleep(30)
+    said = subprocess.run(
+        ["ip", "netns", "exec", made.hosts.namespace(VICTIM), *wrong, "check", site_file, "--network", "--json"],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert "E_CLOCK" in said.stdout, said.stdout + said.stderr
+    made.running[name].stop()
+    made.start_connection(VICTIM)
+
+
 def fill_site_disk(made: Deployment, run: Path) -> None:
     """Fill the site's disk until it has said so, then make room."""
     with Filled(made.folder / VICTIM / "state"):
@@ -189,9 +223,11 @@ OTHERS = (
     Fault("link cut for 20 s", "training", cut(20)),
     Fault("link cut for 90 s", "transit", cut(90)),
     Fault("link cut for 20 s", "reply", cut(20)),
+    Fault("200 ms of round trip and 5 % of loss", "transit", bad_line),
     Fault("a site ten times slower", "transit", slow_down),
     Fault("database locked for 20 s", "training", lock_database),
     Fault("certificate expired for 30 s", "training", expire),
+    Fault("clock a day ahead for 30 s", "training", skew_clock),
     Fault("disk full at a site", "transit", fill_site_disk),
     Fault("disk full at the server", "training", fill_server_disk),
 )

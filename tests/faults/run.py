@@ -1,7 +1,7 @@
 """Break a federation in every way of `faults.py`, one run each, and see what comes of it: `make faults`.
 
 Four hosts in network namespaces, as in `make e2e`. Prints a table; exit code 1 says that a run did not end as
-it must. What is done at a commit is not done again: build/faults.json holds it.
+it must. What is done with this very code is not done again: build/faults.json holds it.
 
     python -m tests.faults.run [WORD...]     only faults whose titles hold all words
 """
@@ -13,6 +13,7 @@ import tempfile
 import time
 from pathlib import Path
 
+from common.code_digest import code_digest
 from tests.e2e.hosts import CAN_HAVE_HOSTS, Deployment, Hosts, call
 from tests.faults.faults import FAULTS, SAME, VICTIM, Fault
 from tests.faults.moments import Round, wait_until
@@ -79,9 +80,9 @@ def main() -> int:
         print("skipped: needs root, ip (iproute2) and nginx")
         return 0
     words = sys.argv[1:]
-    commit = call("git", "rev-parse", "HEAD").strip()
+    code = code_digest()
     known = json.loads(RESULTS.read_text()) if RESULTS.is_file() else {}
-    done = known.get("done", {}) if known.get("commit") == commit else {}
+    done = known.get("done", {}) if known.get("code") == code else {}
     wanted = [fault for fault in FAULTS if all(word in fault.title for word in words)]
     ground = None
     with tempfile.TemporaryDirectory(prefix="faults-") as folder, Hosts(("coordinator", *SITES)) as hosts:
@@ -95,7 +96,7 @@ def main() -> int:
                 good, seconds = found == fault.outcome, round(time.monotonic() - started)
                 done[fault.title] = {"good": good, "found": found, "seconds": seconds}
                 RESULTS.parent.mkdir(exist_ok=True)
-                RESULTS.write_text(json.dumps({"commit": commit, "done": done}, indent=1))
+                RESULTS.write_text(json.dumps({"code": code, "done": done}, indent=1))
                 print(f"{'ok ' if good else 'BAD'} {seconds:4d} s  {fault.title}: {found}", flush=True)
         finally:
             if ground is not None:
