@@ -171,8 +171,9 @@ def skew_clock(made: Deployment, run: Path) -> None:
     wrong = ("env", "FAKETIME_DONT_FAKE_MONOTONIC=1", "faketime", "-f", "+1d", FEDVOX, "site")
     made.start_program(VICTIM, name, *wrong, "connect", site_file, "--port", 19094)
     time.sleep(30)
+    inside = ("ip", "netns", "exec", made.hosts.namespace(VICTIM))
     said = subprocess.run(
-        ["ip", "netns", "exec", made.hosts.namespace(VICTIM), *wrong, "check", site_file, "--network", "--json"],
+        [*inside, *wrong, "check", site_file, "--network", "--json"],
         capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert "E_CLOCK" in said.stdout, said.stdout + said.stderr
