@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from cli.console import out, print_json, table
-from cli.site_agent import approve, cancel, connect, install_kit, start, trust, units, users
+from cli.site_agent import approve, cancel, connect, drain, install_kit, start, trust, units, users
 from cli.site_check import check
 from client.ledger_export import ledger_rows, ledger_summary, registry_entry
 from client.private.budget import Budget
@@ -29,6 +29,7 @@ site_app.command("approve")(approve)
 site_app.command("trust")(trust)
 site_app.command("start")(start)
 site_app.command("cancel")(cancel)
+site_app.command("drain")(drain)
 site_app.command("connect")(connect)
 site_app.command("units")(units)
 site_app.command("users")(users)

@@ -2,6 +2,8 @@
 
 import os
 import signal
+import threading
+import time
 from pathlib import Path
 from typing import Annotated
 
@@ -30,6 +32,7 @@ from deploy.supervisor import keep_running
 from deploy.units import AGENT_USER, COURIER_USER, GROUP, site_units
 
 PID_FILE = "agent.pid"
+DRAIN_LOOK_S = 0.2
 SiteFile = Annotated[Path, typer.Argument(metavar="SITE", help="The site's YAML file.")]
 
 
@@ -121,6 +124,7 @@ def start(site_file: SiteFile) -> None:
     service.start()
     write_text_atomic(config.state / PID_FILE, f"{os.getpid()}\n")
     signal.signal(signal.SIGUSR1, lambda *_: _call_off(desk))
+    signal.signal(signal.SIGUSR2, lambda *_: threading.Thread(target=_drain, args=(desk, service)).start())
     signal.signal(signal.SIGTERM, lambda *_: service.stop())
     signal.signal(signal.SIGINT, lambda *_: service.stop())
     out.print(f"agent of {config.name} listens at {config.agent.socket}", highlight=False)
@@ -132,15 +136,45 @@ def cancel(site_file: SiteFile) -> None:
 
     Example: [bold]fedvox site cancel site/site.yaml[/]
     """
+    _tell_agent(site_file, signal.SIGUSR1)
+    out.print("the agent was told; its log says whether there was an order")
+
+
+def drain(site_file: SiteFile) -> None:
+    """Let the site's agent finish the order at hand, take no other, and end: before an upgrade.
+
+    Example: [bold]fedvox site drain site/site.yaml[/]
+    """
+    pid = _tell_agent(site_file, signal.SIGUSR2)
+    while _is_agent(pid):
+        time.sleep(DRAIN_LOOK_S)
+    out.print("the agent has ended; its answer waits on the disk")
+
+
+def _tell_agent(site_file: Path, number: signal.Signals) -> int:
+    """Send a signal to the site's agent; return its process number."""
     path = load_site_config(site_file).state / PID_FILE
     try:
         pid = int(path.read_text(encoding="utf-8"))
-        if b"start" not in Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0"):
+        if not _is_agent(pid):
             raise ProcessLookupError  # the number is another process' by now
-        os.kill(pid, signal.SIGUSR1)
+        os.kill(pid, number)
     except (OSError, ValueError):
         raise ConfigError("no agent of this site is running", "fedvox site start") from None
-    out.print("the agent was told; its log says whether there was an order")
+    return pid
+
+
+def _is_agent(pid: int) -> bool:
+    try:
+        return b"start" in Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+    except OSError:
+        return False
+
+
+def _drain(desk: Desk, service: AgentService) -> None:
+    out.print("no new order is taken; the one at hand is finished")
+    desk.drain()
+    service.stop()
 
 
 def _call_off(desk: Desk) -> None:

@@ -132,6 +132,8 @@ def code_of(error: Exception) -> ErrorCode:
             return error.code
         case torch.OutOfMemoryError():
             return ErrorCode.MEMORY
+        case torch.AcceleratorError():
+            return ErrorCode.DEVICE
         case OSError():
             full = error.errno in {errno.ENOSPC, errno.EDQUOT}
             return ErrorCode.DISK if full else ErrorCode.DATA

@@ -46,6 +46,7 @@ class ErrorCode(enum.Enum):
     LEDGER = "E_LEDGER"  # the site's ledger does not continue what the coordinator saw
     DISK = "E_DISK"  # the site's disk is full, or a file on it is damaged
     MEMORY = "E_MEMORY"  # the device ran out of memory
+    DEVICE = "E_DEVICE"  # the GPU is gone, or does not answer
     DIVERGED = "E_DIVERGED"  # training ended with non-finite parameters
     SEAL = "E_SEAL"  # the order is not signed by the study's coordinator
     VERSION = "E_VERSION"  # the two ends speak different protocols

@@ -99,6 +99,7 @@ class Desk:
         self._site_of = site_of
         self._lock = threading.Lock()
         self._job: Job | None = None
+        self._draining = False
 
     def refuse_unwanted(self, header: bytes, seal: bytes, sizes: Mapping[str, int]) -> None:
         """Return if the sections of an order may be received: asked before a byte of them is.
@@ -116,6 +117,7 @@ class Desk:
             raise WireError("sections that the header does not vouch for", "send it again")
         self._refuse_more_runs(order, approval)
         self._book.refuse_overtaken(order)
+        self._book.refuse_full_disk(sum(sizes.values()))
 
     def answer(self, packet: Packet, wait_s: float = LONGEST_WAIT_S) -> Packet:
         """Return the answer to a packet, sealed, after waiting for it for at most ``wait_s`` seconds."""
@@ -191,14 +193,24 @@ class Desk:
             self._job.interrupted = ErrorCode.CANCELLED
             return True
 
+    def drain(self) -> None:
+        """Take no new order any more, and return when the one at hand is done."""
+        with self._lock:
+            self._draining = True
+            job = self._job
+        if job is not None:
+            job.done.wait()
+
     def _busy(self) -> bool:
         return self._job is not None and not self._job.done.is_set()
 
     def _in_hand(self, order_id: str) -> Job | Packet | None:
         """Return the order's answer, or its job while it runs, or that another runs; None if it may begin."""
         known = self._book.answer(order_id)
-        if known is not None or self._job is None or not self._busy():
+        if known is not None:
             return known
+        if self._job is None or not self._busy():
+            return self.failure(order_id, ErrorCode.BUSY) if self._draining else None
         same = self._job.header.order_id == order_id
         return self._job if same else self.failure(order_id, ErrorCode.BUSY)
 

@@ -15,9 +15,10 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from common.artifact import OWNER_ONLY, replaced_folder, write_text_atomic
-from common.errors import ReplayError
+from common.errors import ArtifactError, ReplayError, VersionError
 from common.federation.headers import OrderHeader
 from common.federation.packet import FROZEN, PARAMETERS, Packet
 from common.federation.stage import Stage
@@ -25,6 +26,8 @@ from common.federation.stage import Stage
 logger = logging.getLogger("fedvox.agent")
 
 _STAGES = tuple(Stage)
+_VERSION = 1  # of what lies in the folder
+_SPARE_BYTES = 256 << 20  # for caches, logs, whoever else writes there
 _ANSWER = "answer"
 
 
@@ -77,6 +80,19 @@ class OrderBook:
                 "a changed order is another attempt",
             )
 
+    def refuse_full_disk(self, num_bytes: int) -> None:
+        """Return if there is room for an order of so many bytes, its answer, and what is made meanwhile.
+
+        Raises:
+            ArtifactError: There is not.
+        """
+        free = shutil.disk_usage(self._folder).free
+        if free < 4 * num_bytes + _SPARE_BYTES:
+            raise ArtifactError(
+                f"{free / 1e6:.0f} MB are free in {self._folder}, too few for an order of {num_bytes} bytes",
+                "free some disk space",
+            )
+
     def take(self, header: OrderHeader, packet: Packet) -> None:
         """Keep an order; the rounds before it are over."""
         self.refuse_overtaken(header)
@@ -89,13 +105,13 @@ class OrderBook:
             shutil.rmtree(self._path(known.pop(other)), ignore_errors=True)
         known[place] = header.order_id
         listed = [[p.stage, p.round_index, p.attempt, order_id] for p, order_id in sorted(known.items())]
-        record = {"study": header.study_digest, "orders": listed}
+        record = {"version": _VERSION, "study": header.study_digest, "orders": listed}
         write_text_atomic(self._record(header.run), json.dumps(record))
 
     def runs_of(self, study_digest: str) -> set[str]:
         """Return the runs of a study that an order was taken of."""
         records = self._folder.glob("run-*.json")
-        named = {path.stem.removeprefix("run-"): json.loads(path.read_text("utf-8")) for path in records}
+        named = {path.stem.removeprefix("run-"): _read_record(path) for path in records}
         return {run for run, record in named.items() if record["study"] == study_digest}
 
     def order(self, order_id: str) -> Packet | None:
@@ -116,7 +132,7 @@ class OrderBook:
 
     def _places(self, run: str) -> dict[Place, str]:
         path = self._record(run)
-        record = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {"orders": []}
+        record = _read_record(path) if path.is_file() else {"orders": []}
         return {Place(*numbers): order_id for *numbers, order_id in record["orders"]}
 
     def _record(self, run: str) -> Path:
@@ -143,3 +159,13 @@ class OrderBook:
             return None
         found = {name: (folder / name).read_bytes() for name in sections if (folder / name).is_file()}
         return Packet(header.read_bytes(), (folder / f"{kind}.seal").read_bytes(), found)
+
+
+def _read_record(path: Path) -> dict[str, Any]:
+    record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    if record.get("version") != _VERSION:
+        raise VersionError(
+            f"{path} was written by another release of fedvox",
+            "finish its run with that release, or remove the folder of orders when no run is open",
+        )
+    return record

@@ -62,6 +62,7 @@ class Reserve(FrozenModel):
     """Written before the first patient is read: this much may be spent, whatever happens next.
 
     Attributes:
+        version: Of this format: a release that does not know it reads nothing, and spends nothing.
         event: Mechanism as the accountants see it; all steps of the order.
         clip_norm: C.
         unit: Whose presence is protected.
@@ -75,6 +76,7 @@ class Reserve(FrozenModel):
     """
 
     kind: Literal["RESERVE"] = "RESERVE"
+    version: Literal[1] = 1
     event: SampledGaussian
     clip_norm: PositiveFloat
     unit: Literal["patient"] = "patient"
@@ -91,6 +93,7 @@ class Commit(FrozenModel):
     """Written when the reply is stored: the order is answered, and will be answered alike again.
 
     Attributes:
+        version: As in `Reserve`.
         order: The order.
         reply: SHA-256 of the stored reply.
         time: When.
@@ -98,6 +101,7 @@ class Commit(FrozenModel):
     """
 
     kind: Literal["COMMIT"] = "COMMIT"
+    version: Literal[1] = 1
     order: OrderKey
     reply: Digest
     time: datetime

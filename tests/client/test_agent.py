@@ -17,7 +17,7 @@ from client.agent.order_book import OrderBook
 from client.agent.service import AgentService
 from client.agent_link import AgentLink
 from client.approval import Approvals
-from common.errors import ErrorCode, RunError, SealError, VersionError, WireError
+from common.errors import ArtifactError, ErrorCode, RunError, SealError, VersionError, WireError
 from common.federation.headers import (
     Cancellation,
     FailureHeader,
@@ -284,6 +284,42 @@ def short_folder():
     folder = tempfile.mkdtemp(dir="/tmp")
     yield Path(folder)
     shutil.rmtree(folder)
+
+
+def test_a_full_disk_is_told_before_an_order_is_received(agent, monkeypatch):
+    made = packet()
+    sizes = {name: len(content) for name, content in made.sections.items()}
+    agent.desk.refuse_unwanted(made.header, made.seal, sizes)
+    usage = shutil.disk_usage("/")
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=100 << 20))
+    with pytest.raises(ArtifactError, match="too few for an order") as caught:
+        agent.desk.refuse_unwanted(made.header, made.seal, sizes)
+    assert caught.value.code is ErrorCode.DISK
+
+
+def test_orders_of_another_release_are_named_and_left(agent):
+    agent.desk.answer(packet())
+    (record,) = (agent.folder / "orders").glob("run-*.json")
+    before = record.read_text()
+    record.write_text(before.replace('"version": 1', '"version": 2'))
+    assert agent.say(packet(round_index=2)).code is ErrorCode.VERSION
+    record.write_text(before)
+    assert isinstance(agent.say(packet(round_index=2)), ReportHeader)
+
+
+def test_a_draining_agent_finishes_its_order_and_takes_no_other(tmp_path):
+    agent = Agent(tmp_path, SlowSite(steps=3))
+    assert isinstance(agent.say(packet(), wait_s=0.1), ProgressHeader)
+    ended = threading.Thread(target=agent.desk.drain)
+    ended.start()
+    ended.join(0.1)
+    assert ended.is_alive()
+    agent.site.go_on.set()
+    ended.join(10)
+    assert not ended.is_alive()
+    assert isinstance(agent.say(packet()), ReportHeader)  # what is done is still answered
+    assert agent.say(packet(round_index=2)).code is ErrorCode.BUSY
+    assert agent.site.calls == 1
 
 
 def test_a_real_site_answers_over_its_socket_as_it_does_in_process(tmp_path, short_folder):

@@ -120,6 +120,12 @@ def test_an_operator_can_call_off_an_order_and_is_told_if_there_is_none(followed
     assert followed.running["north-agent"].process.poll() is None
 
 
+def test_an_agent_that_is_drained_ends_by_itself(followed):
+    followed.fedvox("south", "site", "drain", "south/site.yaml")
+    assert followed.running["south-agent"].process.wait(10) == 0
+    assert "no new order is taken" in followed.running["south-agent"].log.read_text()
+
+
 def test_every_process_ends_soon_when_it_is_told_to(followed):
     for name, running in followed.running.items():
         running.process.terminate()
