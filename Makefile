@@ -27,13 +27,13 @@ $(VENV)/.installed-test: $(VENV)/.installed
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test]'
 	@touch $@
 
-# One torch thread per worker: two workers share two cores without fighting. In the order of collection, which
-# begins with the long files: the other way round, one worker would end alone.
+# One torch thread per worker; three share two cores, since the long stories wait for processes a third of their
+# time. In the order of collection, which begins with the long files: else one worker would end alone.
 test: $(VENV)/.installed-test
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not slow and not hospitals and not load"
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 3 --dist loadfile --no-loadscope-reorder -m "not slow and not hospitals and not load"
 
 test-all: $(VENV)/.installed-test
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not hospitals and not load"
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 3 --dist loadfile --no-loadscope-reorder -m "not hospitals and not load"
 
 check: $(VENV)/.installed-test
 	$(BIN)/ruff check .

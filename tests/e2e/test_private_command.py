@@ -119,7 +119,7 @@ def test_nothing_of_a_site_but_the_ledger_head_reaches_the_coordinators_files(st
     assert set(heads) == set(SITES)
     for line in (run / "events.jsonl").read_text().splitlines():
         for said in json.loads(line).get("sites", {}).values():
-            assert said == {"steps": 1, "seconds": 0.0, "metrics": {}}
+            assert said == {"steps": 1, "seconds": 0.0, "share": 1.0, "metrics": {}}
 
 
 def test_a_public_model_of_the_same_patients_is_refused(story, tmp_path):
