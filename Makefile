@@ -30,7 +30,7 @@ $(VENV)/.installed-test: $(VENV)/.installed
 # One torch thread per worker; three share two cores, since the long stories wait for processes a third of their
 # time. In the order of collection, which begins with the long files: else one worker would end alone.
 test: $(VENV)/.installed-test
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n 3 --dist loadfile --no-loadscope-reorder -m "not slow and not hospitals and not load"
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 3 --dist loadfile --no-loadscope-reorder --durations 12 -m "not slow and not hospitals and not load"
 
 test-all: $(VENV)/.installed-test
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 3 --dist loadfile --no-loadscope-reorder -m "not hospitals and not load"

@@ -1,5 +1,6 @@
 """What is done to a federation, at which moment, and what must come of it."""
 
+import contextlib
 import os
 import signal
 import sqlite3
@@ -201,13 +202,9 @@ class Filled:
         self.ballast = folder / "ballast"
 
     def __enter__(self) -> None:
-        with self.ballast.open("wb") as file:
-            try:
-                while True:
-                    file.write(b"\0" * 4096)
-                    file.flush()
-            except OSError:
-                pass
+        with self.ballast.open("wb", buffering=0) as file, contextlib.suppress(OSError):
+            while True:
+                file.write(b"\0" * (1 << 16))
 
     def __exit__(self, *_) -> None:
         self.ballast.unlink()
