@@ -5,11 +5,9 @@ left out without changing anything.
 """
 
 import contextlib
-import json
 import threading
 import time
-from collections.abc import Iterator
-from pathlib import Path
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from rich.console import Group
@@ -19,12 +17,13 @@ from rich.table import Table
 from rich.text import Text
 
 from cli.console import err
+from common.artifact import read_snapshot
 from common.federation.stage import Stage
 from common.study import Study
 from experiments.overview import seconds_left
 from experiments.report.words import bytes_in_words, duration, plural
 from server.events import read_events
-from server.round_board import in_words, read_board
+from server.round_board import in_words
 from server.run_folder import RunFolder
 
 REFRESH_S = 0.5
@@ -58,7 +57,7 @@ def watch(run: RunFolder, study: Study) -> None:
     """Show a run's progress on standard error until it is finished, whoever drives it."""
     view = _View(run, study)
     with Live(view.render(), console=err, refresh_per_second=4, transient=False) as live:
-        while not view.finished:
+        while not view.is_finished:
             time.sleep(REFRESH_S)
             live.update(view.render())
 
@@ -68,6 +67,7 @@ class _View:
 
     def __init__(self, run: RunFolder, study: Study) -> None:
         self.run, self.study = run, study
+        self.is_finished = False
         self.bars = Progress(
             TextColumn("{task.description:<10}"),
             BarColumn(),
@@ -85,14 +85,12 @@ class _View:
             ),
         }
 
-    @property
-    def finished(self) -> bool:
-        """Whether the run has come to its end."""
-        return any(event.get("event") == "run_finished" for event in read_events(self.run.events))
-
     def render(self) -> Group:
-        finished = self._finished_rounds()
-        sites = [site for site in map(_read_json, self.run.sites.glob("*/progress.json")) if site]
+        events = read_events(self.run.events)
+        self.is_finished = any(event["event"] == "run_finished" for event in events)
+        rounds_done = [event for event in events if event["event"] == "round_finished"]
+        finished = {str(event["stage"]): int(event["round"]) for event in rounds_done}
+        sites = [site for site in map(read_snapshot, self.run.sites.glob("*/progress.json")) if site]
         for stage, task in self.tasks.items():
             training = self.study.codec.training if stage == "codec" else self.study.diffusion.training
             rounds = finished.get(stage, 0)
@@ -103,18 +101,10 @@ class _View:
             if steps and not self.bars.tasks[task].started:
                 self.bars.start_task(task)
             self.bars.update(task, completed=int(steps))
-        return Group(self.bars, self._site_table(), self._totals())
+        return Group(self.bars, self._site_table(), self._totals(rounds_done))
 
-    def _finished_rounds(self) -> dict[str, int]:
-        rounds: dict[str, int] = {}
-        for event in read_events(self.run.events):
-            if event.get("event") == "round_finished":
-                rounds[str(event["stage"])] = int(event["round"])
-        return rounds
-
-    def _totals(self) -> Text:
-        """Return bytes, time and how much of it is left, in a line."""
-        events = [e for e in read_events(self.run.events) if e.get("event") == "round_finished"]
+    def _totals(self, events: Sequence[Mapping[str, Any]]) -> Text:
+        """Return bytes and how much time is left, in a line."""
         traffic = sum(event["bytes_up"] + event["bytes_down"] for event in events)
         left = seconds_left(self.study, events)
         words = [f"{plural(len(events), 'round')} finished", f"{bytes_in_words(traffic)} sent and received"]
@@ -126,7 +116,7 @@ class _View:
         for column in ("site", "stage", "round", "step", "loss", "state"):
             table.add_column(column, justify="left" if column in {"site", "stage", "state"} else "right")
         for path in sorted(self.run.sites.glob("*/progress.json")):
-            progress = _read_json(path)
+            progress = read_snapshot(path)
             if not progress:
                 continue
             done = progress["step"] >= progress["num_steps"]
@@ -141,15 +131,7 @@ class _View:
                 state,
             )
         if table.row_count == 0:  # sites on machines of their own: what they told the server
-            board = read_board(self.run.board)
+            board = read_snapshot(self.run.board)
             for site, words in in_words(board, time.time()).items():
                 table.add_row(site, board["stage"], str(board["round"]), "", "", words)
         return table
-
-
-def _read_json(path: Path) -> dict[str, Any] | None:
-    """Return a small file's mapping, or None while there is none."""
-    try:
-        return dict(json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError):
-        return None

@@ -1,6 +1,6 @@
 """What a site brings to a study, found out by a person at the site before anything is approved."""
 
-import shutil
+import math
 from typing import Any
 
 import torch
@@ -9,11 +9,12 @@ from client.admission import check_admitted
 from client.cohort import check_cohort
 from client.dataset import VolumeDataset
 from client.site_config import SiteConfig
+from common.disk_room import refuse_full_disk
 from common.errors import ConfigError, DataError
 from common.study import Study
 
 FLOAT_BYTES = 4
-SPARE_BYTES = 2 << 30  # for orders, models and logs
+SPARE_BYTES = 2 << 30
 
 
 def checkup(config: SiteConfig, study: Study) -> dict[str, Any]:
@@ -22,18 +23,20 @@ def checkup(config: SiteConfig, study: Study) -> dict[str, Any]:
     Raises:
         PolicyError: The site's own policy refuses the study.
         DataError: A file is not what the study needs, or there are too few patients for its promise.
-        ConfigError: The site has no such device, or too little room.
+        ConfigError: The site has no such device.
+        ArtifactError: Its disk has too little room.
     """
     check_admitted(config, study)
     check_cohort(config, study.volume)
     _refuse_missing_device(config)
     dataset = VolumeDataset.open(config, study.volume)
     _refuse_far_fewer(dataset.num_patients, study)
+    free = refuse_full_disk(config.state, _bytes_for(study, len(dataset.exams)), f"study {study.name}")
     return {
         "patients": dataset.num_patients,
         "volumes": len(dataset.exams),
         "device": config.compute.device,
-        "free GB for state": round(_refuse_full_disk(config, study, len(dataset.exams)) / 1e9, 1),
+        "free GB for state": round(free / 1e9, 1),
     }
 
 
@@ -56,19 +59,7 @@ def _refuse_far_fewer(patients: int, study: Study) -> None:
         )
 
 
-def _refuse_full_disk(config: SiteConfig, study: Study, volumes: int) -> int:
-    """Return the free bytes where the site's state goes."""
-    voxels = study.volume.num_channels
-    for size in study.volume.shape:
-        voxels *= size
-    needed = 2 * volumes * voxels * FLOAT_BYTES + SPARE_BYTES
-    folder = config.state
-    while not folder.exists():
-        folder = folder.parent
-    free = shutil.disk_usage(folder).free
-    if free < needed:
-        raise ConfigError(
-            f"{free / 1e9:.1f} GB are free for {config.state}, about {needed / 1e9:.1f} GB are needed",
-            "free some disk space, or name another folder as state",
-        )
-    return free
+def _bytes_for(study: Study, volumes: int) -> int:
+    """Return what caches of so many volumes may fill, with orders, models and logs beside them."""
+    voxels = study.volume.num_channels * math.prod(study.volume.shape)
+    return 2 * volumes * voxels * FLOAT_BYTES + SPARE_BYTES

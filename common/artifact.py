@@ -138,6 +138,14 @@ def remove_others(folder: Path, pattern: str) -> None:
             shutil.rmtree(other, ignore_errors=True)
 
 
+def read_snapshot(path: Path) -> dict[str, Any]:
+    """Return the mapping in a small JSON file that another process writes; empty while there is none."""
+    try:
+        return dict(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError):
+        return {}
+
+
 def write_text_atomic(path: Path, text: str) -> None:
     """Write a small text file so that readers see the old content or the new, never a part.
 

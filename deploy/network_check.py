@@ -10,6 +10,7 @@
 Every layer is a `Finding` with a code; what lies behind a broken layer is not looked at.
 """
 
+import base64
 import contextlib
 import datetime
 import email.utils
@@ -18,7 +19,7 @@ import socket
 import ssl
 import urllib.parse
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -68,7 +69,7 @@ def check_network(address: str, authority: Path) -> Iterator[Finding]:
 
 
 def _layers(host: str, port: int, authority: Path) -> Iterator[Finding]:
-    proxy = proxy_for(host)
+    proxy = Proxy.towards(host)
     yield _proxy_finding(proxy)
     if proxy is None:  # behind one, names are its business
         yield _name_finding(host)
@@ -98,21 +99,38 @@ def _layers(host: str, port: int, authority: Path) -> Iterator[Finding]:
     yield clock_finding(offset)
 
 
-def proxy_for(host: str) -> tuple[str, int] | None:
-    """Return the proxy that the environment names for HTTPS to a host."""
-    url = urllib.request.getproxies_environment().get("https")
-    if not url or urllib.request.proxy_bypass(host):
-        return None
-    parts = urllib.parse.urlsplit(url if "://" in url else f"http://{url}")
-    return parts.hostname or "", parts.port or 3128
+@dataclass(frozen=True)
+class Proxy:
+    """What HTTPS_PROXY names.
+
+    Attributes:
+        address: Host and port.
+        headers: Who we are, if its URL says so.
+    """
+
+    address: tuple[str, int]
+    headers: Mapping[str, str]
+
+    @classmethod
+    def towards(cls, host: str) -> "Proxy | None":
+        """Return the proxy that the environment names for HTTPS to a host."""
+        url = urllib.request.getproxies_environment().get("https")
+        if not url or urllib.request.proxy_bypass(host):
+            return None
+        parts = urllib.parse.urlsplit(url if "://" in url else f"http://{url}")
+        headers = {}
+        if parts.username is not None:
+            who = f"{urllib.parse.unquote(parts.username)}:{urllib.parse.unquote(parts.password or '')}"
+            headers["Proxy-Authorization"] = f"Basic {base64.b64encode(who.encode()).decode()}"
+        return cls((parts.hostname or "", parts.port or 3128), headers)
 
 
-def _proxy_finding(proxy: tuple[str, int] | None) -> Finding:
+def _proxy_finding(proxy: Proxy | None) -> Finding:
     if proxy is None:
         return Finding("proxy", "ok", "none: HTTPS_PROXY is not set, or NO_PROXY names the coordinator")
-    name, port = proxy
+    name, port = proxy.address
     try:
-        socket.create_connection(proxy, TIMEOUT_S).close()
+        socket.create_connection(proxy.address, TIMEOUT_S).close()
     except OSError as error:
         return Finding("proxy", "E_PROXY", f"{name}:{port} of HTTPS_PROXY does not answer: {error}")
     return Finding("proxy", "ok", f"{name}:{port}, by HTTPS_PROXY")
@@ -130,16 +148,17 @@ def _name_finding(host: str) -> Finding:
 
 
 def _asked(
-    host: str, port: int, proxy: tuple[str, int] | None, context: ssl.SSLContext
+    host: str, port: int, proxy: Proxy | None, context: ssl.SSLContext
 ) -> tuple[bytes, int, float | None]:
     """Return the server's certificate (DER), its answer's status, and by how much our clock is ahead of its.
 
     Raises:
         OSError: It cannot be reached, or shows no certificate that ``context`` takes.
     """
-    connection = http.client.HTTPSConnection(*(proxy or (host, port)), timeout=TIMEOUT_S, context=context)
+    address = (host, port) if proxy is None else proxy.address
+    connection = http.client.HTTPSConnection(*address, timeout=TIMEOUT_S, context=context)
     if proxy is not None:
-        connection.set_tunnel(host, port)
+        connection.set_tunnel(host, port, dict(proxy.headers))
     with contextlib.closing(connection):
         connection.connect()
         shown = connection.sock.getpeercert(binary_form=True)
@@ -149,13 +168,13 @@ def _asked(
         answered_at = datetime.datetime.now(datetime.UTC)
         said = answer.getheader("Date")
     offset = None
-    if said is not None:
+    with contextlib.suppress(ValueError):  # an odd date, or none
         middle = asked_at + (answered_at - asked_at) / 2
-        offset = (middle - email.utils.parsedate_to_datetime(said)).total_seconds()
+        offset = (middle - email.utils.parsedate_to_datetime(said or "")).total_seconds()
     return shown or b"", answer.status, offset
 
 
-def _unreachable(error: OSError, host: str, port: int, proxy: tuple[str, int] | None) -> Finding:
+def _unreachable(error: OSError, host: str, port: int, proxy: Proxy | None) -> Finding:
     if proxy is not None:
         return Finding(
             "connection", "E_PROXY", f"the proxy does not let us through to {host}:{port}: {error}"
@@ -168,7 +187,7 @@ def _unreachable(error: OSError, host: str, port: int, proxy: tuple[str, int] | 
 
 
 def _untrusted(
-    error: ssl.SSLCertVerificationError, host: str, port: int, proxy: tuple[str, int] | None
+    error: ssl.SSLCertVerificationError, host: str, port: int, proxy: Proxy | None
 ) -> Iterator[Finding]:
     """Yield why a certificate is not taken, with what it says of itself."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)

@@ -5,9 +5,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 from common.artifact import write_text_atomic
+from common.disk_room import refuse_full_disk
 from common.errors import RunError
 from common.seal import SealKey
-from deploy.disk_need import refuse_full_disk
+from deploy.disk_need import disk_need
 from deploy.flower_command import UNKNOWN, FlowerCommand
 from server.checkpoint import CheckpointStore
 from server.coordinator import Coordinator
@@ -33,8 +34,8 @@ def open_server_run(
     """Return the folder of a run of the coordinator's study: a new one, or one to go on with.
 
     Raises:
-        RunError: It holds another run, too few sites are enrolled, the public model is not the study's, or
-            the disk is too full.
+        RunError: It holds another run, too few sites are enrolled, or the public model is not the study's.
+        ArtifactError: A disk is too full.
     """
     study = coordinator.study
     missing = sorted(set(study.federation.sites) - coordinator.keys().keys())
@@ -43,7 +44,8 @@ def open_server_run(
     if missing:
         say(f"goes on without {', '.join(missing)}: not enrolled, or revoked")
     folder.mkdir(parents=True, exist_ok=True)
-    refuse_full_disk(study, coordinator.folder, folder)
+    for place in (coordinator.folder, folder):
+        refuse_full_disk(place, disk_need(study), f"study {study.name}")
     begun = CheckpointStore(RunFolder(folder).checkpoints, study.digest).load_newest() is not None
     opening = None if begun else opening_state(study, start_from)
     run = RunFolder.create_or_resume(folder, study, {"coordinator": coordinator.key.public.fingerprint})

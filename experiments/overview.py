@@ -9,6 +9,7 @@ from typing import Any
 
 from client.private_tasks import private_task
 from client.site_config import Compute
+from common.artifact import read_snapshot
 from common.federation.seeds import seeded_generator
 from common.federation.stage import Stage
 from common.privacy.accountant import epsilon
@@ -23,7 +24,7 @@ from server.events import read_events
 from server.initial import initial_codec
 from server.participation import Participation
 from server.promise import rounded_up
-from server.round_board import in_words, read_board
+from server.round_board import in_words
 from server.run_folder import RunFolder
 from server.state import GlobalState, is_finished
 
@@ -117,7 +118,7 @@ def run_status(folder: Path) -> dict[str, Any]:
     for path in sorted(run.sites.glob("*/progress.json")):
         sites[path.parent.name] = json.loads(path.read_text(encoding="utf-8"))
     finished = state is not None and is_finished(state, study)
-    board = {} if finished else read_board(run.board)
+    board = {} if finished else read_snapshot(run.board)
     return {
         "study": study.name,
         "model": state.model_digest if state is not None and state.stage is Stage.DIFFUSION else "none yet",
@@ -145,12 +146,13 @@ def seconds_left(study: Study, events: Iterable[Mapping[str, Any]]) -> float | N
 
     None before a stage that has rounds left has finished one.
     """
-    seconds: dict[Stage, list[float]] = {stage: [] for stage in Stage}
+    seconds: dict[Stage, dict[int, float]] = {stage: {} for stage in Stage}
     for event in events:
         if event["event"] == "round_finished":
-            seconds[Stage(event["stage"])].append(float(event["seconds"]))
+            seconds[Stage(event["stage"])][int(event["round"])] = float(event["seconds"])
     total = 0.0
-    for stage, of_stage in seconds.items():
+    for stage, by_round in seconds.items():
+        of_stage = by_round.values()
         left = study.schedule_of(stage).rounds - len(of_stage)
         if left > 0 and not of_stage:
             return None

@@ -60,17 +60,15 @@ def combined(reports: Sequence[TrainReport], current: Tensors, federation: Feder
     sites = [report.site for report in ordered]
     given = [report.parameters for report in ordered]
     weights = [federation.weight(site) for site in sites]
+    shares = [1.0] * len(sites)
     match federation.aggregation:
         case MeanConfig():
-            shares = [1.0] * len(sites)
             tensors = {name: _mean(name, given, weights) for name in current}
         case NormClippingConfig(times_median=times):
             shares, tensors = _clipped_mean(given, current, weights, times)
         case MedianConfig():
-            shares = [1.0] * len(sites)
             tensors = {name: _trimmed(name, given, (len(given) - 1) // 2) for name in current}
         case TrimmedMeanConfig(trim=trim):
-            shares = [1.0] * len(sites)
             tensors = {name: _trimmed(name, given, trim) for name in current}
         case KrumConfig(faulty=faulty):
             chosen = krum(_squared_distances(given, list(current)), faulty)

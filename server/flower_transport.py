@@ -120,15 +120,16 @@ class FlowerTransport:
             packet = self.seals.sealed(order_to_packet(order, deadline_s, encode))
             errands[order.site] = _Errand(packet, packet.read_as(OrderHeader).order_id)
         self.board.open(orders, deadline_s)
-        while time.monotonic() < give_up and not self._are_over(errands):
-            self._send_what_is_due(errands, give_up, traffic)
+        present = self._present(errands)
+        while time.monotonic() < give_up and not (present and all(e.is_over for e in present.values())):
+            self._send_what_is_due(present, give_up, traffic)
             if not self._receive(errands, traffic):
                 time.sleep(POLL_S)
-        self._call_off(errands)
+            present = self._present(errands)
+        self._call_off(present)
+        known = self.seals.known_among(errands)
         reports = {
-            site: errand.report
-            for site, errand in errands.items()
-            if errand.report is not None and self.seals.knows(site)
+            s: errand.report for s, errand in errands.items() if errand.report is not None and s in known
         }
         absent = {site: errand for site, errand in errands.items() if site not in reports}
         self.gone.difference_update(errands)
@@ -136,22 +137,20 @@ class FlowerTransport:
         said = {site: self.board.word_of(site) for site in absent}
         return Exchange(list(reports.values()), traffic.down, traffic.up, said)
 
-    def _are_over(self, errands: dict[str, _Errand]) -> bool:
+    def _present(self, errands: dict[str, _Errand]) -> dict[str, _Errand]:
+        """Return the errands at sites that are connected and not revoked, or were gone and are back."""
         if self.finder.missing:
             self.finder.look()
         if self.gone:
             online = set(self.grid.get_node_ids())
             self.gone.difference_update({s for s in self.gone if self.finder.node_of.get(s) in online})
-        present = [errand for site, errand in errands.items() if self._is_present(site)]
-        return bool(present) and all(errand.is_over for errand in present)
-
-    def _is_present(self, site: str) -> bool:
-        return site in self.finder.node_of and site not in self.gone and self.seals.knows(site)
+        here = self.seals.known_among(errands) & self.finder.node_of.keys() - self.gone
+        return {site: errand for site, errand in errands.items() if site in here}
 
     def _call_off(self, errands: dict[str, _Errand]) -> None:
         """Tell sites that nobody waits for their orders any more; whether they hear it is not waited for."""
         for site, errand in errands.items():
-            if errand.is_over or not self._is_present(site):
+            if errand.is_over:
                 continue
             packet = self.seals.sealed(Packet.of(Cancellation(order_id=errand.order_id)))
             node = self.finder.node_of[site]
@@ -160,8 +159,6 @@ class FlowerTransport:
     def _send_what_is_due(self, errands: dict[str, _Errand], give_up: float, traffic: _Traffic) -> None:
         now = time.monotonic()
         for site, errand in errands.items():
-            if not self._is_present(site):
-                continue
             if errand.message is not None and now > errand.lost_at:
                 self._note_lost(site, errand)
             if errand.is_over or errand.message is not None or errand.due > now:

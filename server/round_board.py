@@ -76,14 +76,6 @@ class RoundBoard:
             partial.replace(self.path)
 
 
-def read_board(path: Path) -> dict[str, Any]:
-    """Return what a board says; nothing while there is none."""
-    try:
-        return dict(json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError):
-        return {}
-
-
 def in_words(board: Mapping[str, Any], now: float) -> dict[str, str]:
     """Return how each site of a board stands, and who is late.
 
@@ -91,7 +83,7 @@ def in_words(board: Mapping[str, Any], now: float) -> dict[str, str]:
     by again.
 
     Args:
-        board: What `read_board` returned.
+        board: What the file says; empty while there is none.
         now: Seconds since the epoch.
     """
     states = {site: SiteState(**facts) for site, facts in board.get("sites", {}).items()}

@@ -1,6 +1,6 @@
 """Whether packets come from whom they should: the coordinator's own seal, and the sites' known keys."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -26,8 +26,8 @@ class Seals(Protocol):
         """
         ...
 
-    def knows(self, site: str) -> bool:
-        """Return whether anything of ``site`` may count."""
+    def known_among(self, sites: Collection[str]) -> set[str]:
+        """Return those of ``sites`` of which anything may count."""
         ...
 
 
@@ -41,9 +41,9 @@ class NoSeals:
     def refuse_unsealed(self, packet: Packet, site: str) -> None:
         """Return."""
 
-    def knows(self, site: str) -> bool:  # noqa: ARG002
-        """Return True."""
-        return True
+    def known_among(self, sites: Collection[str]) -> set[str]:
+        """Return all."""
+        return set(sites)
 
 
 @dataclass(frozen=True)
@@ -74,6 +74,6 @@ class StudySeals:
             raise SealError(f"site {site} is not enrolled, or was revoked", "fedvox provision show")
         verified_header(packet.header, packet.seal, keys[site])
 
-    def knows(self, site: str) -> bool:
-        """Return whether ``site`` is enrolled, and not revoked."""
-        return site in self.known()
+    def known_among(self, sites: Collection[str]) -> set[str]:
+        """Return those of ``sites`` that are enrolled, and not revoked."""
+        return set(sites) & self.known().keys()

@@ -117,7 +117,7 @@ class Desk:
             raise WireError("sections that the header does not vouch for", "send it again")
         self._refuse_more_runs(order, approval)
         self._book.refuse_overtaken(order)
-        self._book.refuse_full_disk(sum(sizes.values()))
+        self._book.refuse_large(sum(sizes.values()))
 
     def answer(self, packet: Packet, wait_s: float = LONGEST_WAIT_S) -> Packet:
         """Return the answer to a packet, sealed, after waiting for it for at most ``wait_s`` seconds."""

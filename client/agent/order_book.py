@@ -18,7 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from common.artifact import OWNER_ONLY, replaced_folder, write_text_atomic
-from common.errors import ArtifactError, ReplayError, VersionError
+from common.disk_room import refuse_full_disk
+from common.errors import ReplayError, VersionError
 from common.federation.headers import OrderHeader
 from common.federation.packet import FROZEN, PARAMETERS, Packet
 from common.federation.stage import Stage
@@ -80,18 +81,13 @@ class OrderBook:
                 "a changed order is another attempt",
             )
 
-    def refuse_full_disk(self, num_bytes: int) -> None:
+    def refuse_large(self, num_bytes: int) -> None:
         """Return if there is room for an order of so many bytes, its answer, and what is made meanwhile.
 
         Raises:
             ArtifactError: There is not.
         """
-        free = shutil.disk_usage(self._folder).free
-        if free < 4 * num_bytes + _SPARE_BYTES:
-            raise ArtifactError(
-                f"{free / 1e6:.0f} MB are free in {self._folder}, too few for an order of {num_bytes} bytes",
-                "free some disk space",
-            )
+        refuse_full_disk(self._folder, 4 * num_bytes + _SPARE_BYTES, "an order")
 
     def take(self, header: OrderHeader, packet: Packet) -> None:
         """Keep an order; the rounds before it are over."""

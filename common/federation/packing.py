@@ -32,6 +32,19 @@ def tensors_to_bytes(tensors: Mapping[str, Tensor]) -> bytes:
     return content
 
 
+def tensors_from_bytes(content: bytes) -> dict[str, Tensor]:
+    """Return tensors in safetensors form, in name order.
+
+    Raises:
+        WireError: ``content`` holds no tensors.
+    """
+    try:
+        tensors: dict[str, Tensor] = load(content)
+    except (SafetensorError, ValueError, KeyError) as error:
+        raise WireError(f"a section holds no tensors: {error}", "ask for it again") from None
+    return {name: tensors[name] for name in sorted(tensors)}
+
+
 class EncodedOnce:
     """Makes bytes of tensors once, however many orders of a round carry the very same ones."""
 
@@ -126,12 +139,12 @@ def report_to_packet(report: Report, order_id: str) -> Packet:
     return Packet.of(header, {PARAMETERS: parameters})
 
 
-def report_from_packet(packet: Packet, decode: Decode | None = None) -> Report:
+def report_from_packet(packet: Packet, decode: Decode = tensors_from_bytes) -> Report:
     """Return the report in ``packet``.
 
     Args:
         packet: The packet.
-        decode: Makes tensors of bytes; `tensors_from_bytes` by default.
+        decode: Makes tensors of bytes.
 
     Raises:
         WireError: It holds something else.
@@ -145,7 +158,7 @@ def report_from_packet(packet: Packet, decode: Decode | None = None) -> Report:
         site=header.site,
         stage=header.stage,
         round_index=header.round_index,
-        parameters=(decode or tensors_from_bytes)(packet.sections[PARAMETERS]),
+        parameters=decode(packet.sections[PARAMETERS]),
         steps=header.steps,
         seconds=header.seconds,
         metrics=header.metrics,
@@ -163,16 +176,3 @@ def _lines_of(proof: LedgerProof | None) -> LedgerLines | None:
     if proof is None:
         return None
     return LedgerLines(start=proof.start, bodies=proof.bodies, head=proof.head)
-
-
-def tensors_from_bytes(content: bytes) -> dict[str, Tensor]:
-    """Return tensors in safetensors form, in name order.
-
-    Raises:
-        WireError: ``content`` holds no tensors.
-    """
-    try:
-        tensors: dict[str, Tensor] = load(content)
-    except (SafetensorError, ValueError, KeyError) as error:
-        raise WireError(f"a section holds no tensors: {error}", "ask for it again") from None
-    return {name: tensors[name] for name in sorted(tensors)}

@@ -11,7 +11,7 @@ from client.cohort import SmallCohortError, check_cohort
 from client.policy import Policy
 from client.site import Site
 from client.site_config import Compute, SiteConfig
-from common.errors import ConfigError, DataError, ErrorCode
+from common.errors import ArtifactError, ConfigError, DataError, ErrorCode
 from common.federation.messages import TrainOrder
 from common.federation.stage import Stage
 from tests.small_federation import small_study, write_volumes
@@ -67,5 +67,5 @@ def test_a_missing_gpu_is_named(config, monkeypatch):
 def test_too_little_room_is_named_before_it_runs_out(config, monkeypatch):
     usage = namedtuple("usage", "total used free")
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(9, 9, 10**9 if Path(path).exists() else 0))
-    with pytest.raises(ConfigError, match=r"1\.0 GB are free"):
+    with pytest.raises(ArtifactError, match=r"1\.00 GB are free"):
         checkup(config, STUDY)

@@ -219,3 +219,26 @@ def test_no_proxy_goes_around_it(authority, serve, monkeypatch):
     monkeypatch.setenv("HTTPS_PROXY", "http://127.0.0.1:9")
     monkeypatch.setenv("NO_PROXY", "127.0.0.1,localhost")
     assert codes(f"127.0.0.1:{serve(authority.folder)}", authority) == ALL_WELL
+
+
+def test_a_proxy_is_told_who_we_are_if_its_address_says_so(authority, serve, monkeypatch):
+    target, asked = serve(authority.folder), []
+
+    def connect(request):
+        asked.append(request.recv(4096).decode())
+        request.sendall(b"HTTP/1.1 200 Connection established\r\n\r\n")
+        return ("127.0.0.1", target)
+
+    port = relay(("127.0.0.1", 0), connect)
+    monkeypatch.setenv("HTTPS_PROXY", f"http://me:p%40ss@127.0.0.1:{port}")
+    assert codes("fed.example.org:443", authority)["server"] == "ok"
+    assert (
+        "Proxy-Authorization: Basic bWU6cEBzcw==" in asked[-1]
+    )  # the first one only looks whether it is there
+
+
+@pytest.mark.parametrize("date", ["yesterday", ""])
+def test_an_odd_date_is_no_date(authority, serve, monkeypatch, date):
+    port = serve(authority.folder)
+    monkeypatch.setattr(email.utils, "format_datetime", lambda *_, **__: date)
+    assert codes(f"127.0.0.1:{port}", authority)["clock"] == "W_CLOCK"

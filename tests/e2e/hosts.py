@@ -15,9 +15,11 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import pytest
 import yaml
 
 from tests.e2e.command_line import fedvox
+from tests.small_federation import write_volumes
 
 FEDVOX = Path(sys.executable).with_name("fedvox")
 BRIDGE, NETWORK = "fvx", "10.77.0"
@@ -81,6 +83,12 @@ class Hosts:
         for index, _ in enumerate(self.names):
             subprocess.run(["ip", "link", "del", f"{BRIDGE}o{index}"], capture_output=True, check=False)
         subprocess.run(["ip", "link", "del", BRIDGE], capture_output=True, check=False)
+
+
+needs_hosts = [
+    pytest.mark.hospitals,
+    pytest.mark.skipif(not CAN_HAVE_HOSTS, reason="needs root, ip (iproute2) and nginx"),
+]
 
 
 @dataclass
@@ -223,3 +231,19 @@ class Deployment:
     def stop(self):
         for running in self.running.values():
             running.stop()
+
+
+@contextlib.contextmanager
+def hospitals(folder: Path, study: dict):
+    """Yield a provisioned deployment on hosts of their own; whoever has other volumes has written them."""
+    sites = study["federation"]["sites"]
+    for seed, site in enumerate(sites):
+        if not (folder / "data" / site).exists():
+            write_volumes(folder / "data" / site, 6, seed)
+    with Hosts(("coordinator", *sites)) as hosts:
+        made = Deployment(folder, study, hosts, port=443)
+        try:
+            made.provision()
+            yield made
+        finally:
+            made.stop()

@@ -15,13 +15,10 @@ import yaml
 
 from client.installation import COORDINATOR_FILE
 from tests.e2e.canaries import leaks_in
-from tests.e2e.hosts import CAN_HAVE_HOSTS, Deployment, Hosts
-from tests.small_federation import small_study, write_volumes
+from tests.e2e.hosts import hospitals, needs_hosts
+from tests.small_federation import small_study
 
-pytestmark = [
-    pytest.mark.hospitals,
-    pytest.mark.skipif(not CAN_HAVE_HOSTS, reason="needs root, ip (iproute2) and nginx"),
-]
+pytestmark = needs_hosts
 
 SITES = ("north", "south", "west")
 FOLDER, FILE, PATIENT, HEADER, BROKEN = (
@@ -61,18 +58,14 @@ def ended(tmp_path_factory):
         codec__model__discriminator=None,
         federation={"sites": list(SITES), "min_sites": 2, "round_deadline_s": 240, "round_attempts": 1},
     )
-    for seed, site in enumerate(SITES):
-        write_volumes(folder / "data" / site, 6, seed)
-    with Hosts(("coordinator", *SITES)) as hosts:
-        made = Deployment(folder, study.model_dump(mode="json", exclude_none=True), hosts, port=443)
-        made.provision()
+    with hospitals(folder, study.model_dump(mode="json", exclude_none=True)) as made:
         for seed, site in enumerate(("north", "south")):
             mark(folder / site, seed)
         (folder / "south" / FOLDER / f"{BROKEN}.nii.gz").write_bytes(b"no volume")
         with (folder / "south" / f"{FOLDER}.csv").open("a") as table:
             table.write(f"{BROKEN}.nii.gz,{PATIENT}-9\n")
         made.start_server()
-        address, home = hosts.address("coordinator"), folder / "coordinator"
+        address, home = made.hosts.address("coordinator"), folder / "coordinator"
         relay(made, "coordinator", "tls", address, RELAYED, 443, home, folder / "tls.bytes")
         for site in SITES:
             made.start_agent(site)
@@ -86,7 +79,6 @@ def ended(tmp_path_factory):
         made.run_study()
         made.finished(400)
         yield made
-        made.stop()
 
 
 def mark(site, seed):

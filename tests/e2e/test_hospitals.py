@@ -16,12 +16,9 @@ from deploy.authority import Authority
 from experiments.demo import STUDY_FILE, TRAINING_SEED
 from experiments.phantom.hospital import HOSPITALS
 from experiments.phantom.writer import write_hospital
-from tests.e2e.hosts import CAN_HAVE_HOSTS, Deployment, Hosts
+from tests.e2e.hosts import hospitals, needs_hosts
 
-pytestmark = [
-    pytest.mark.hospitals,
-    pytest.mark.skipif(not CAN_HAVE_HOSTS, reason="needs root, ip (iproute2) and nginx"),
-]
+pytestmark = needs_hosts
 
 SITES = ("north", "south", "west")
 TRAINING = {"rounds": 3, "local_steps": 4, "batch_size": 2}
@@ -46,12 +43,9 @@ def deployment(tmp_path_factory):
     for site, hospital in zip(SITES, HOSPITALS, strict=True):
         phantoms = hospital.model_copy(update={"num_patients": 6})
         write_hospital(phantoms, folder / "data" / site, TRAINING_SEED)
-    with Hosts(("coordinator", *SITES)) as hosts:
-        made = Deployment(folder, study(), hosts, port=443)
-        made.provision()
+    with hospitals(folder, study()) as made:
         made.start_all()
         yield made
-        made.stop()
 
 
 def weights(deployment, run):

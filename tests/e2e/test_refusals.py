@@ -18,14 +18,11 @@ from deploy.app_bundle import write_bundle
 from deploy.nginx import LARGEST_BODY
 from deploy.processes import SERVER, flower_home
 from server.coordinator import Coordinator
-from tests.e2e.hosts import CAN_HAVE_HOSTS, ENVIRONMENT, FEDVOX, Deployment, Hosts, call
+from tests.e2e.hosts import ENVIRONMENT, FEDVOX, call, hospitals, needs_hosts
 from tests.e2e.light_site import LIES
-from tests.small_federation import small_study, write_volumes
+from tests.small_federation import small_study
 
-pytestmark = [
-    pytest.mark.hospitals,
-    pytest.mark.skipif(not CAN_HAVE_HOSTS, reason="needs root, ip (iproute2) and nginx"),
-]
+pytestmark = needs_hosts
 
 SITES = ("north", "south", "west")
 TRAINING = {"local_steps": 2, "batch_size": 2}
@@ -47,17 +44,12 @@ def deployment(tmp_path_factory):
         codec__model__discriminator=None,
         federation={"sites": list(SITES), "min_sites": 2, "round_deadline_s": 120, "round_attempts": 1},
     )
-    for seed, site in enumerate(SITES):
-        write_volumes(folder / "data" / site, 6, seed)
-    with Hosts(("coordinator", *SITES)) as hosts:
-        made = Deployment(folder, study.model_dump(mode="json", exclude_none=True), hosts, port=443)
-        made.provision()
+    with hospitals(folder, study.model_dump(mode="json", exclude_none=True)) as made:
         made.start_server()
         for site in ("north", "south"):
             made.start_agent(site)
             made.start_connection(site)
         yield made
-        made.stop()
 
 
 def inside(deployment, host, *words, timeout=60):

@@ -7,7 +7,10 @@ from tests.small_federation import small_study
 
 
 def finished(stage, *seconds):
-    return [{"event": "round_finished", "stage": stage, "seconds": s} for s in seconds]
+    return [
+        {"event": "round_finished", "stage": stage, "round": index, "seconds": s}
+        for index, s in enumerate(seconds, start=1)
+    ]
 
 
 @pytest.mark.parametrize(
@@ -18,6 +21,7 @@ def finished(stage, *seconds):
         ([{"event": "run_started"}, *finished("codec", 2.0, 4.0), *finished("diffusion", 5.0)], 5.0),
         ([*finished("codec", 2.0), *finished("diffusion", 5.0)], 7.0),
         ([*finished("codec", 2.0, 4.0), *finished("diffusion", 5.0, 6.0)], 0.0),
+        ([*finished("codec", 9.0), *finished("codec", 2.0, 4.0), *finished("diffusion", 5.0)], 5.0),  # again
     ],
 )
 def test_rounds_that_are_left_take_as_long_as_those_that_are_finished(events, expected):

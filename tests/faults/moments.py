@@ -12,7 +12,8 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from server.round_board import ANSWERED, read_board
+from common.artifact import read_snapshot
+from server.round_board import ANSWERED
 
 LOOK_S = 0.002
 STAGE, ROUND = "codec", 2  # that is struck
@@ -31,7 +32,7 @@ class Round:
 
     def is_there(self, moment: str) -> bool:
         """Return whether the moment is now."""
-        board = read_board(self.run / "round.json")
+        board = read_snapshot(self.run / "round.json")
         if (board.get("stage"), board.get("round")) != (STAGE, ROUND):
             return moment == "checkpoint" and self._is_past(board)
         states = {name: facts["state"] for name, facts in board["sites"].items()}

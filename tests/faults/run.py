@@ -14,10 +14,10 @@ import time
 from pathlib import Path
 
 from common.code_digest import code_digest
-from tests.e2e.hosts import CAN_HAVE_HOSTS, Deployment, Hosts, call
+from tests.e2e.hosts import CAN_HAVE_HOSTS, Deployment, call, hospitals
 from tests.faults.faults import FAULTS, SAME, VICTIM, Fault
 from tests.faults.moments import Round, wait_until
-from tests.small_federation import small_study, write_volumes
+from tests.small_federation import small_study
 
 SITES = ("north", "south", "west")
 RESULTS = Path("build") / "faults.json"
@@ -39,14 +39,11 @@ def study():
 class Ground:
     """A federation that faults happen to, and how it ends undisturbed."""
 
-    def __init__(self, folder: Path, hosts: Hosts) -> None:
-        self.made = Deployment(folder, study(), hosts, port=443)
-        for seed, site in enumerate(SITES):
-            write_volumes(folder / "data" / site, 6, seed)
-        self.made.provision()
+    def __init__(self, made: Deployment) -> None:
+        self.made = made
         for name in TMPFS:
-            (folder / name).mkdir(parents=True, exist_ok=True)
-            call("mount", "-t", "tmpfs", "-o", "size=1300m", "none", folder / name)
+            (made.folder / name).mkdir(parents=True, exist_ok=True)
+            call("mount", "-t", "tmpfs", "-o", "size=1300m", "none", made.folder / name)
         for site in SITES:
             self.made.fedvox(site, "site", "approve", f"{site}/site.yaml", "--yes", "--runs", 999)
         self.made.start_all()
@@ -84,10 +81,9 @@ def main() -> int:
     known = json.loads(RESULTS.read_text()) if RESULTS.is_file() else {}
     done = known.get("done", {}) if known.get("code") == code else {}
     wanted = [fault for fault in FAULTS if all(word in fault.title for word in words)]
-    ground = None
-    with tempfile.TemporaryDirectory(prefix="faults-") as folder, Hosts(("coordinator", *SITES)) as hosts:
+    with tempfile.TemporaryDirectory(prefix="faults-") as folder, hospitals(Path(folder), study()) as made:
         try:
-            ground = Ground(Path(folder), hosts)
+            ground = Ground(made)
             for index, fault in enumerate(wanted):
                 if done.get(fault.title, {}).get("good"):
                     continue
@@ -99,8 +95,7 @@ def main() -> int:
                 RESULTS.write_text(json.dumps({"code": code, "done": done}, indent=1))
                 print(f"{'ok ' if good else 'BAD'} {seconds:4d} s  {fault.title}: {found}", flush=True)
         finally:
-            if ground is not None:
-                ground.made.stop()
+            made.stop()
             for name in TMPFS:
                 subprocess.run(["umount", "-l", Path(folder) / name], check=False)
     bad = [title for title, result in done.items() if not result["good"]]

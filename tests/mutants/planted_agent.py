@@ -3,7 +3,11 @@
 from mutant import Mutant
 
 AGENT = ("tests/client/test_agent.py",)
-TRANSPORT = ("tests/server/test_flower_transport.py",)
+TRANSPORT = (
+    "tests/server/test_flower_transport.py",
+    "tests/server/test_find_sites.py",
+    "tests/server/test_site_presence.py",
+)
 PROCESSES = ("tests/deploy/test_processes.py",)
 PROVISION = ("tests/deploy/test_provision.py",)
 REVOCATIONS = ("tests/server/test_revocations.py",)
@@ -89,8 +93,8 @@ MUTANTS = (
     Mutant(
         "reports of sites that were revoked meanwhile",
         "server/seals.py",
-        "return site in self.known()",
-        "return True",
+        "return set(sites) & self.known().keys()",
+        "return set(sites)",
         TRANSPORT,
     ),
     Mutant(

@@ -1,133 +1,46 @@
 """Packets over Flower's grid: each node speaks for its own site, and lost messages lose no work."""
 
 import dataclasses
-import tempfile
 import time
-from pathlib import Path
 
 import pytest
-import torch
-from flwr.app import Array, ArrayRecord, Message, RecordDict
+from flwr.app import Array, ArrayRecord, RecordDict
 
 from common.errors import ErrorCode, FederationError
 from common.federation.headers import (
     Cancellation,
     FailureHeader,
     FollowUp,
-    Introduction,
     OrderHeader,
     ProgressHeader,
-    Question,
 )
-from common.federation.messages import FailureReport, TrainOrder, TrainReport
+from common.federation.messages import FailureReport
 from common.federation.packet import Packet, describe
 from common.federation.packing import report_to_packet
 from common.federation.sealing import sealed, verified_header
-from common.federation.stage import Stage
-from common.federation.wire import packet_from_records, packet_to_records
-from common.seal import SealKey
-from server import find_sites as finding
-from server import flower_transport
-from server.find_sites import SiteFinder
-from server.flower_transport import MOST_LOST, MOST_SENT, FlowerTransport
-from server.round_board import RoundBoard
-from server.seals import NoSeals, StudySeals
-from server.spool import Spool
+from common.federation.wire import packet_to_records
+from server.flower_transport import MOST_LOST, MOST_SENT
+from server.seals import NoSeals
+from tests.server.fake_grid import (
+    COORDINATOR,
+    KEYS,
+    SEALS,
+    STRANGER,
+    FakeGrid,
+    exchange,
+    find_sites,
+    hurry,
+    introduced,
+    packed,
+    report,
+)
 
 pytestmark = pytest.mark.usefixtures("flower_process")
-
-NODES = {"a": 11, "b": 12}
-SERVER_NODE = 1
-COORDINATOR, STRANGER = SealKey.generate(), SealKey.generate()
-KEYS = {site: SealKey.generate() for site in NODES}
-PUBLIC = {site: key.public for site, key in KEYS.items()}
-SEALS = StudySeals(COORDINATOR, lambda: PUBLIC)
 
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
-    for module in (flower_transport, finding):
-        monkeypatch.setattr(module, "POLL_S", 0.001)
-        monkeypatch.setattr(module, "ASK_AGAIN_S", 0.01)
-
-
-@dataclasses.dataclass
-class Metadata:
-    src_node_id: int
-    reply_to_message_id: str
-
-
-@dataclasses.dataclass
-class Reply:
-    content: RecordDict
-    metadata: Metadata
-    error: bool = False
-
-    def has_error(self) -> bool:
-        return self.error
-
-
-class FakeGrid:
-    """Nodes whose answer to a packet a function gives: a packet, records, None for an error, or "later"."""
-
-    def __init__(self, answer, nodes=None):
-        self.nodes = nodes or NODES
-        self.answer = answer
-        self.online: set[int] | None = None
-        self.waiting: dict[str, Message] = {}
-        self.sent: list[Packet] = []
-
-    def get_node_ids(self):
-        return [node for node in self.nodes.values() if self.online is None or node in self.online]
-
-    def push_messages(self, messages):
-        names = [f"m{len(self.sent) + index}" for index in range(len(messages))]
-        self.waiting |= dict(zip(names, messages, strict=True))
-        self.sent += [packet_from_records(message.content) for message in messages]
-        return names
-
-    def pull_messages(self, names):
-        replies = []
-        for name in names:
-            node = self.waiting[name].metadata.dst_node_id
-            site = next(site for site, own in self.nodes.items() if own == node)
-            answer = self.answer(site, packet_from_records(self.waiting[name].content))
-            if answer == "later":
-                continue
-            del self.waiting[name]
-            records = packet_to_records(answer) if isinstance(answer, Packet) else answer
-            source = SERVER_NODE if answer is None else node  # Flower's own errors are from its server
-            replies.append(Reply(records or RecordDict(), Metadata(source, name), error=answer is None))
-        return replies
-
-
-def order(site):
-    return TrainOrder("d" * 64, site, Stage.CODEC, 1, {"w": torch.zeros(2)}, run="run")
-
-
-def report(site):
-    return TrainReport("d" * 64, site, Stage.CODEC, 1, {"w": torch.ones(2)}, 1, 0.5)
-
-
-def packed(site, asked, made=None, key=None):
-    header = asked.read()
-    order_id = header.order_id
-    return sealed(report_to_packet(made or report(site), order_id), key or KEYS[site])
-
-
-def exchange(answer, seals=SEALS, deadline_s=5.0, connected=None, grid=None, gone=None):
-    grid = FakeGrid(answer) if grid is None else grid
-    with tempfile.TemporaryDirectory() as folder:
-        board = RoundBoard(Path(folder) / "round.json")
-        finder = SiteFinder(grid, ("a", "b"), seals)
-        finder.node_of = dict(NODES if connected is None else connected)
-        transport = FlowerTransport(grid, finder, seals, Spool(Path(folder) / "spool"), board)
-        transport.gone.update(gone or ())
-        found = transport.exchange([order("a"), order("b")], deadline_s)
-        if gone is not None:
-            gone.clear()
-            gone.update(transport.gone)
-    return found, grid
+    hurry(monkeypatch)
 
 
 def test_each_site_s_report_arrives_and_bytes_are_counted():
@@ -336,152 +249,3 @@ def test_tensors_of_a_kind_that_nobody_reads_are_no_report():
         return sealed(Packet.of(header, {"parameters": broken}), KEYS["a"])
 
     assert [r.site for r in exchange(answer)[0].reports] == ["b"]
-
-
-def test_a_site_that_is_offline_for_a_while_loses_nothing():
-    asked_before = []
-
-    def answer(site, asked):
-        if site == "b":
-            return packed(site, asked)
-        asked_before.append(asked.read())
-        away = 1 < len(asked_before) < MOST_LOST + 4
-        grid.online = {12} if away else {11, 12}
-        if len(asked_before) == 1:
-            progress = ProgressHeader(order_id=asked.read().order_id, site="a", fraction=0.5)
-            return sealed(Packet.of(progress), KEYS["a"])
-        return None if away else packed(site, asked)
-
-    grid = FakeGrid(answer)
-    found, _ = exchange(answer, grid=grid)
-    assert sorted(r.site for r in found.reports) == ["a", "b"]
-    assert sum(isinstance(header, OrderHeader) for header in asked_before) == 1
-
-
-def test_a_site_that_stays_offline_holds_up_one_round_and_no_other(monkeypatch):
-    monkeypatch.setattr(flower_transport, "OFFLINE_S", 0.3)
-
-    def answer(site, asked):
-        return packed(site, asked) if site == "b" else None
-
-    grid = FakeGrid(answer)
-    grid.online = {12}
-    gone = set()
-    for least, most in ((0.3, 5.0), (0.0, 0.2)):
-        started = time.monotonic()
-        found, _ = exchange(answer, grid=grid, gone=gone)
-        assert [r.site for r in found.reports] == ["b"]
-        assert found.said == {"a": "offline" if least else "order sent"}
-        assert least <= time.monotonic() - started < most
-    grid.online = {11, 12}
-    grid.answer = packed
-    assert len(exchange(packed, grid=grid, gone=gone)[0].reports) == 2
-
-
-def find_sites(grid, sites, deadline_s, seals, enough=None):
-    finder = SiteFinder(grid, sites, seals)
-    finder.wait(enough or len(sites), deadline_s)
-    return finder.node_of
-
-
-def introduced(site, asked, key=None, **changes):
-    said = Introduction(nonce=asked.read().nonce, site=site, release="1").model_copy(update=changes)
-    return sealed(Packet.of(said), key or KEYS.get(site, STRANGER))
-
-
-def test_sites_are_found_by_what_they_say_under_their_seal():
-    grid = FakeGrid(introduced, {**NODES, "stranger": 13})
-    assert find_sites(grid, ("a", "b"), 5.0, SEALS) == NODES
-    assert all(isinstance(packet.read(), Question) for packet in grid.sent)
-    assert len({packet.read().nonce for packet in grid.sent}) == 3
-
-
-def test_an_impostor_who_is_first_changes_nothing():
-    def answer(site, asked):
-        return introduced("a", asked, STRANGER) if site == "impostor" else introduced(site, asked)
-
-    assert find_sites(FakeGrid(answer, {"impostor": 9, **NODES}), ("a", "b"), 5.0, SEALS) == NODES
-
-
-@pytest.mark.parametrize(
-    "unable",
-    [
-        lambda asked: introduced("a", asked, nonce="0" * 64),  # overheard before
-        lambda asked: Packet.of(FailureHeader(order_id="", site="unknown", code=ErrorCode.CONFIG)),
-        lambda asked: Packet(b"nonsense"),
-        lambda asked: RecordDict(),
-        lambda asked: None,
-    ],
-)
-def test_a_node_that_cannot_say_its_name_is_counted_told_of_and_asked_again(unable):
-    def answer(site, asked):
-        return unable(asked) if site == "a" else introduced(site, asked)
-
-    with pytest.raises(FederationError, match=r"not connected .*: a; 1 other nodes"):
-        find_sites(FakeGrid(answer), ("a", "b"), 0.1, SEALS)
-    asked_before = []
-
-    def mended_later(site, asked):
-        asked_before.append(site)
-        return answer(site, asked) if asked_before.count("a") < 3 else introduced(site, asked)
-
-    assert find_sites(FakeGrid(mended_later), ("a", "b"), 5.0, SEALS) == NODES
-
-
-def test_two_nodes_of_one_name_are_refused():
-    grid = FakeGrid(lambda site, asked: introduced("a", asked))
-    with pytest.raises(FederationError, match="two nodes call themselves a"):
-        find_sites(grid, ("a", "b"), 0.1, SEALS)
-
-
-def test_a_simulation_needs_no_seals():
-    def answer(site, asked):
-        made = introduced(site, asked) if isinstance(asked.read(), Question) else packed(site, asked)
-        return dataclasses.replace(made, seal=b"")
-
-    assert find_sites(FakeGrid(answer), ("a", "b"), 5.0, NoSeals()) == NODES
-    found, grid = exchange(answer, seals=NoSeals())
-    assert [r.site for r in found.reports] == ["a", "b"]
-    assert all(packet.seal == b"" for packet in grid.sent)
-
-
-def test_enough_sites_do_not_wait_for_ever_for_the_others(monkeypatch):
-    monkeypatch.setattr(finding, "GRACE_S", 0.05)
-    grid = FakeGrid(introduced, {"a": 11})
-    assert find_sites(grid, ("a", "b"), 5.0, SEALS, enough=1) == {"a": 11}
-    with pytest.raises(FederationError, match="not connected"):
-        find_sites(FakeGrid(introduced, {"a": 11}), ("a", "b"), 0.1, SEALS)
-
-
-def test_a_site_that_is_not_connected_holds_up_nobody():
-    started = time.monotonic()
-    found, grid = exchange(
-        lambda site, asked: None if isinstance(asked.read(), Question) else packed(site, asked),
-        connected={"a": 11},
-    )
-    assert [r.site for r in found.reports] == ["a"]
-    assert time.monotonic() - started < 3.0
-    assert {p.read().site for p in grid.sent if isinstance(p.read(), OrderHeader)} == {"a"}
-
-
-def test_a_site_that_connects_while_others_are_at_work_takes_part():
-    answered = []
-
-    def answer(site, asked):
-        if isinstance(asked.read(), Question):
-            return introduced(site, asked)
-        answered.append(site)
-        if site == "a" and "b" not in answered:
-            return "later"
-        return packed(site, asked)
-
-    found, _ = exchange(answer, connected={"a": 11})
-    assert [r.site for r in found.reports] == ["a", "b"]
-
-
-def test_a_site_that_is_revoked_while_a_run_goes_on_counts_no_more():
-    known = dict(PUBLIC)
-    seals = StudySeals(COORDINATOR, lambda: known)
-    assert len(exchange(packed, seals)[0].reports) == 2
-    del known["b"]
-    assert [r.site for r in exchange(packed, seals)[0].reports] == ["a"]

@@ -2,9 +2,10 @@
 
 import pytest
 
+from common.artifact import read_snapshot
 from common.federation.messages import TrainOrder
 from common.federation.stage import Stage
-from server.round_board import ANSWERED, SILENT, TRAINS, RoundBoard, in_words, read_board
+from server.round_board import ANSWERED, SILENT, TRAINS, RoundBoard, in_words
 
 
 @pytest.fixture
@@ -17,7 +18,7 @@ def board(tmp_path):
 
 def test_the_file_says_round_attempt_deadline_and_how_the_sites_stand(board):
     board.note("a", TRAINS, 0.4)
-    facts = read_board(board.path)
+    facts = read_snapshot(board.path)
     assert (facts["stage"], facts["round"], facts["attempt"]) == ("codec", 3, 2)
     assert facts["deadline"] == pytest.approx(facts["began"] + 60.0)
     assert facts["sites"]["a"]["state"] == TRAINS
@@ -28,14 +29,14 @@ def test_the_file_says_round_attempt_deadline_and_how_the_sites_stand(board):
 def test_another_round_begins_anew(board):
     board.note("a", ANSWERED)
     board.open([TrainOrder("d", "b", Stage.DIFFUSION, 1, {})], 5.0)
-    assert list(read_board(board.path)["sites"]) == ["b"]
+    assert list(read_snapshot(board.path)["sites"]) == ["b"]
 
 
 @pytest.mark.parametrize("content", [None, "", "{", "[1]"])
 def test_no_board_yet_is_no_error(tmp_path, content):
     if content is not None:
         (tmp_path / "round.json").write_text(content)
-    assert in_words(read_board(tmp_path / "round.json"), 0.0) == {}
+    assert in_words(read_snapshot(tmp_path / "round.json"), 0.0) == {}
 
 
 def facts(**states):
