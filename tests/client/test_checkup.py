@@ -51,6 +51,7 @@ def test_a_small_cohort_is_refused_with_a_code_and_no_volume_is_opened(config):
     site = Site(with_policy(config, min_patients=4), STUDY)
     report = site.execute(TrainOrder(STUDY.digest, "a", Stage.CODEC, 1, {}))
     assert report.code is ErrorCode.DATA
+    assert not config.cache_folder.exists()  # where digests of files that were read would be
     with pytest.raises(SmallCohortError):
         checkup(site.config, STUDY)
     with pytest.raises(DataError, match="same image"):  # large enough, they would have been read

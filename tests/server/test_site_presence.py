@@ -96,3 +96,18 @@ def test_a_site_that_is_revoked_while_a_run_goes_on_counts_no_more():
     assert len(exchange(packed, seals)[0].reports) == 2
     del known["b"]
     assert [r.site for r in exchange(packed, seals)[0].reports] == ["a"]
+
+
+def test_a_site_that_is_revoked_after_its_report_arrived_counts_no_more():
+    known, looks = dict(PUBLIC), []
+
+    def answer(site, asked):
+        if site == "b":
+            return packed(site, asked)
+        looks.append(site)
+        if len(looks) == 3:  # b's report is there by now
+            del known["b"]
+        return "later" if len(looks) < 5 else packed(site, asked)
+
+    found, _ = exchange(answer, StudySeals(COORDINATOR, lambda: known))
+    assert [r.site for r in found.reports] == ["a"]
