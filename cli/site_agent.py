@@ -1,5 +1,6 @@
 """`fedvox site install | approve | trust | start`: a hospital joins a study, and its agent works for it."""
 
+import logging
 import os
 import signal
 import threading
@@ -113,6 +114,8 @@ def start(site_file: SiteFile) -> None:
     installed = Installation(site_file.parent)
     if config.agent is None:
         raise ConfigError(f"{site_file} names no socket", "set agent: {socket: run/agent.sock}")
+    logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s")
+    logging.getLogger("fedvox").setLevel(logging.INFO)
     desk = Desk(
         config.name,
         Gate(config.name, Approvals(config.state / "approvals", installed.key.public)),

@@ -15,6 +15,11 @@ SPARE_BYTES = 1 << 30  # logs, the finished run's volumes
 
 def disk_need(study: Study) -> int:
     """Return the bytes that a study may fill at the coordinator."""
+    return round_need(study) + SPARE_BYTES
+
+
+def round_need(study: Study) -> int:
+    """Return the bytes that must be free for a study to go on."""
     stages = [stage for stage in Stage if study.schedule_of(stage).rounds]
     model = max(sum(OrderTensors.of(study, stage).sizes.values()) for stage in stages)
-    return model * (COPIES_PER_SITE * len(study.federation.sites) + COPIES) + SPARE_BYTES
+    return model * (COPIES_PER_SITE * len(study.federation.sites) + COPIES)

@@ -8,7 +8,7 @@ from common.artifact import write_text_atomic
 from common.disk_room import refuse_full_disk
 from common.errors import RunError
 from common.seal import SealKey
-from deploy.disk_need import disk_need
+from deploy.disk_need import disk_need, round_need
 from deploy.flower_command import UNKNOWN, FlowerCommand
 from server.checkpoint import CheckpointStore
 from server.coordinator import Coordinator
@@ -60,6 +60,7 @@ def drive(coordinator: Coordinator, run: RunFolder, port: int, say: Say) -> None
     A driver that dies is started again from the newest checkpoint, at most `MOST_RESTARTS` times.
 
     Raises:
+        ArtifactError: The disk is full, and a new driver would die of it as well.
         RunError: Flower's server does not answer, or the study did not come to its end.
     """
     flower = FlowerCommand(coordinator, port)
@@ -67,6 +68,7 @@ def drive(coordinator: Coordinator, run: RunFolder, port: int, say: Say) -> None
     store = CheckpointStore(run.checkpoints, coordinator.study.digest)
     for attempt in range(MOST_RESTARTS + 1):
         if attempt:
+            refuse_full_disk(run.path, round_need(coordinator.study), f"a round of {coordinator.study.name}")
             say(f"the driver stopped; started again from the newest checkpoint, {attempt} of {MOST_RESTARTS}")
             EventLog(run.events).append("driver_restarted", attempt=attempt)
         status = _run_to_its_end(flower, run)

@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from common.errors import RunError
+from common.errors import ArtifactError, RunError
 
 
 class EventLog:
@@ -20,13 +20,25 @@ class EventLog:
         self.path = path
 
     def append(self, event: str, **facts: Any) -> None:
-        """Write one event with the time of day (UTC)."""
+        """Write one event with the time of day (UTC).
+
+        Raises:
+            ArtifactError: The disk is full or not writable.
+        """
         now = datetime.now(UTC).isoformat(timespec="milliseconds")
         line = json.dumps({"event": event, "time": now, **facts}, separators=(",", ":"))
+        try:
+            self._append(line.encode())
+        except OSError as error:
+            raise ArtifactError(
+                f"{self.path} could not be written: {error.strerror}", "free some disk space"
+            ) from None
+
+    def _append(self, line: bytes) -> None:
         with self.path.open("a+b") as file:
             if file.tell() and not self._ends_with_newline():
                 file.write(b"\n")  # after a crash: keep the truncated line apart from this one
-            file.write(line.encode() + b"\n")
+            file.write(line + b"\n")
             file.flush()
             os.fsync(file.fileno())
 

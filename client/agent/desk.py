@@ -67,6 +67,13 @@ class Job:
     answer: Packet | None = None
     done: threading.Event = field(default_factory=threading.Event)
 
+    @property
+    def title(self) -> str:
+        """Study, stage, round and attempt, for the log."""
+        header = self.header
+        where = f"{header.stage.value} round {header.round_index}, attempt {header.attempt}"
+        return f"study {self.approval.study.name}, {where}"
+
     def on_step(self, fraction: float) -> None:
         """Note how far it is; stop if nobody wants the order any more.
 
@@ -217,6 +224,7 @@ class Desk:
     def _begun(self, header: OrderHeader, approval: Approval, packet: Packet) -> Job:
         job = Job(header, approval, time.monotonic() + header.deadline_s)
         self._job = job
+        logger.info("%s: begun", job.title)
         threading.Thread(target=self._do, args=(job, packet), name="order", daemon=True).start()
         return job
 
@@ -244,10 +252,16 @@ class Desk:
             site.on_step(stage, round_index, step, num_steps, loss)
             job.on_step(step / num_steps)
 
+        begun = time.monotonic()
         report = site.execute(order_from_packet(packet), on_step)
         answer = sealed(report_to_packet(report, job.header.order_id), self._key)
-        if not isinstance(report, FailureReport):  # a failure is tried again when the order comes again
-            self._book.keep_answer(job.header.order_id, answer)
+        seconds = time.monotonic() - begun
+        if isinstance(report, FailureReport):  # it is tried again when the order comes again
+            logger.warning("%s: %s after %.1f s", job.title, report.code.value, seconds)
+            return answer
+        self._book.keep_answer(job.header.order_id, answer)
+        num_bytes = sum(map(len, answer.sections.values()))
+        logger.info("%s: done in %.1f s, %.1f MB to send", job.title, seconds, num_bytes / 1e6)
         return answer
 
     def _waited_for(self, job: Job, wait_s: float) -> Packet:

@@ -1,6 +1,7 @@
 """The site's agent: what it does, what it refuses, and what it says when it is asked again."""
 
 import dataclasses
+import re
 import shutil
 import subprocess
 import sys
@@ -122,6 +123,16 @@ def test_an_order_is_done_and_the_same_order_gets_the_same_bytes_without_trainin
     agent.start()  # another process, later
     assert agent.desk.answer(Packet.of(FollowUp(order_id=order_id_of(packet())))) == first
     assert agent.site.calls == 1
+
+
+def test_the_agent_s_log_says_what_it_does(agent, caplog):
+    caplog.set_level("INFO", logger="fedvox")
+    agent.say(packet())
+    said = [record.message for record in caplog.records]
+    assert said[0] == "study small, codec round 1, attempt 1: begun"
+    assert re.fullmatch(r"study small, codec round 1, attempt 1: done in \d+\.\d s, 0\.\d MB to send", said[1])
+    agent.say(packet())
+    assert len(caplog.records) == 2  # the stored answer is no new work
 
 
 def test_another_attempt_of_a_round_is_another_order(agent):

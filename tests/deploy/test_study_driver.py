@@ -1,10 +1,15 @@
-"""How long the driver of a study is waited for."""
+"""How long the driver of a study is waited for, and how often it is started again."""
+
+import shutil
+from types import SimpleNamespace
 
 import pytest
+from small_federation import small_study
 
-from common.errors import RunError
+from common.errors import ArtifactError, RunError
 from deploy import study_driver
-from deploy.study_driver import _run_to_its_end
+from deploy.study_driver import MOST_RESTARTS, _run_to_its_end, drive
+from server.events import read_events
 from server.run_folder import RunFolder
 
 
@@ -14,6 +19,9 @@ class Flower:
     def __init__(self, *states):
         self.states = list(states)
         self.submitted = 0
+
+    def admit_sites(self):
+        pass
 
     def submit(self, folder):
         self.submitted += 1
@@ -50,3 +58,30 @@ def test_a_run_that_is_on_is_joined_and_not_begun_again(tmp_path):
     again = Flower("running", "finished:completed")
     _run_to_its_end(again, RunFolder(tmp_path))
     assert (flower.submitted, again.submitted) == (1, 0)
+
+
+@pytest.fixture
+def dying(tmp_path, monkeypatch):
+    """A run whose driver dies as soon as it was started, and the Flower that says so."""
+    flower = Flower("finished:failed")
+    monkeypatch.setattr(study_driver, "FlowerCommand", lambda coordinator, port: flower)
+    return RunFolder(tmp_path), flower
+
+
+def test_a_driver_that_dies_is_started_again_three_times_and_it_is_said(dying):
+    run, flower = dying
+    said = []
+    with pytest.raises(RunError, match="did not finish: finished:failed"):
+        drive(SimpleNamespace(study=small_study()), run, 8000, said.append)
+    assert flower.submitted == 1 + MOST_RESTARTS == 4
+    assert [line for line in said if "3 of 3" in line]
+    restarts = [e["attempt"] for e in read_events(run.events) if e["event"] == "driver_restarted"]
+    assert restarts == [1, 2, 3]
+
+
+def test_a_driver_that_dies_of_a_full_disk_is_not_started_again_and_the_disk_is_named(dying, monkeypatch):
+    run, flower = dying
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: SimpleNamespace(free=10))
+    with pytest.raises(ArtifactError, match="0.00 GB are free in .* a round of small .*free some disk space"):
+        drive(SimpleNamespace(study=small_study()), run, 8000, print)
+    assert flower.submitted == 1

@@ -180,7 +180,11 @@ class Deployment:
             kit = self.folder / "kits" / f"{site}.kit"
             fingerprint = hashlib.sha256(kit.read_bytes()).hexdigest()
             words = ("--fingerprint", fingerprint, "--data", f"data/{site}", "--into", site)
-            self.fedvox(site, "site", "install", kit, *words)
+            table = self.folder / "data" / site / "patients.csv"
+            patients = ("--patients", table) if table.is_file() else ()
+            self.fedvox(site, "site", "install", kit, *words, *patients)
+            if "privacy" in self.study:
+                self.fedvox(site, "site", "ledger", "create", f"{site}/site.yaml")
             self.fedvox(site, "site", "approve", f"{site}/site.yaml", "--yes")
         self.fedvox("coordinator", "provision", "enrol", *(f"{s}/{s}.enrol" for s in self.sites))
 
@@ -202,12 +206,11 @@ class Deployment:
             self.start_agent(site)
             self.start_connection(site)
 
-    def run_study(self):
-        """Start the study; it ends by itself."""
+    def run_study(self, name=None, *words):
+        """Start the study, or go on with it; it ends by itself."""
         internal = self.port if self.hosts is None else 8000
-        return self.start(
-            "coordinator", "study", "study", "run", "study.yaml", "--server", "--port", internal, "--json"
-        )
+        run = ("study", "run", "study.yaml", "--server", "--port", internal, "--json", *words)
+        return self.start("coordinator", "study", *run, *(("--name", name) if name else ()))
 
     def wait_for(self, condition, seconds, what):
         give_up = time.monotonic() + seconds

@@ -1,25 +1,11 @@
-"""What is done to a federation, at which moment, and what must come of it."""
+"""Which faults happen, at which moment of a round, and what must come of them."""
 
-import contextlib
-import os
-import signal
-import sqlite3
-import subprocess
-import sys
-import threading
-import time
-from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
-from deploy.authority import Authority
-from tests.e2e.hosts import BRIDGE, FEDVOX, Deployment, call
-from tests.faults.moments import wait_until
+from tests.faults import strikes
+from tests.faults.strikes import PROCESSES, Strike, cut, kill
 
-VICTIM = "north"  # the site that faults happen to
 MOMENTS = ("transit", "training", "reply", "aggregating", "checkpoint")
-SAME = "same weights"
-PROJECT = Path(__file__).parents[2]
 
 
 @dataclass(frozen=True)
@@ -30,13 +16,13 @@ class Fault:
         name: What.
         moment: When.
         strike: Does it, and mends what nobody else would.
-        outcome: `SAME`, or words of the named state that the run ends in, or says on its way.
+        most_resent: Share of the model that may cross the site's line once more.
     """
 
     name: str
     moment: str
-    strike: Callable[[Deployment, Path], None]
-    outcome: str = SAME
+    strike: Strike
+    most_resent: float = 0.0
 
     @property
     def title(self) -> str:
@@ -44,189 +30,38 @@ class Fault:
         return f"{self.name}, {self.moment}"
 
 
-# How each process is told from all others: all words are in its command line.
-PROCESSES = {
-    "courier": ("flwr-clientapp", "19094"),
-    "agent": ("fedvox", "site", "start", f"{VICTIM}/site.yaml"),
-    "SuperNode": ("deploy.guarded_supernode", "19094"),
-    "SuperLink": ("flower-superlink",),
-    "driver": ("flwr-serverapp",),
-}
+def killed(name: str, moment: str) -> Fault:
+    """Return a kill of a process."""
+    return Fault(f"kill -9 of the {name}", moment, kill(name))
 
 
-def processes(name: str) -> list[int]:
-    """Return the process numbers of a part."""
-    found = []
-    for entry in Path("/proc").glob("[0-9]*"):
-        try:
-            line = (entry / "cmdline").read_bytes().decode(errors="replace").replace("\0", " ")
-        except OSError:
-            continue
-        if all(word in line for word in PROCESSES[name]) and "ip netns exec" not in line:
-            found.append(int(entry.name))
-    return found
-
-
-def kill(name: str) -> Callable[[Deployment, Path], None]:
-    """Return what kills a part with -9; an agent is started again, as systemd would."""
-
-    def strike(made: Deployment, run: Path) -> None:
-        if name == "courier":  # there is none between two messages
-            wait_until(lambda: bool(processes(name)), 30, "a courier")
-        victims = processes(name)
-        assert victims, f"no {name}"
-        for victim in victims:
-            os.kill(victim, signal.SIGKILL)
-        if name == "agent":
-            made.running[f"{VICTIM}-agent"].process.wait()
-            time.sleep(1)
-            made.start_agent(VICTIM)
-
-    return strike
-
-
-def cut(seconds: float) -> Callable[[Deployment, Path], None]:
-    """Return what takes a site's link down for some time."""
-
-    def strike(made: Deployment, run: Path) -> None:
-        device = f"{BRIDGE}o{made.hosts.names.index(VICTIM)}"
-        call("ip", "link", "set", device, "down")
-        time.sleep(seconds)
-        call("ip", "link", "set", device, "up")
-
-    return strike
-
-
-def bad_line(made: Deployment, run: Path) -> None:
-    """Let a site's line have 200 ms of round trip and 5 % of loss, until the run is over."""
-    hosts = made.hosts
-    ends = (hosts.namespace(VICTIM), hosts.namespace("coordinator"), hosts.address("coordinator"))
-    words = (*ends, "0.1", "0.05")
-    line = subprocess.Popen([sys.executable, "-m", "tests.faults.tun", *words], cwd=PROJECT)
-    study = made.running["study"].process
-
-    def until_over() -> None:
-        study.wait()
-        line.kill()
-
-    threading.Thread(target=until_over, daemon=True).start()
-
-
-def slow_down(made: Deployment, run: Path) -> None:
-    """Let a site's agent run a tenth of the time, until the run is over."""
-    agent = made.running[f"{VICTIM}-agent"].process
-    study = made.running["study"].process
-
-    def hold() -> None:
-        while study.poll() is None and agent.poll() is None:
-            os.killpg(agent.pid, signal.SIGSTOP)
-            time.sleep(0.9)
-            os.killpg(agent.pid, signal.SIGCONT)
-            time.sleep(0.1)
-
-    threading.Thread(target=hold, daemon=True).start()
-
-
-def lock_database(made: Deployment, run: Path) -> None:
-    """Hold Flower's database locked for 20 seconds, four times as long as it waits for it."""
-    connection = sqlite3.connect(made.folder / "coordinator" / "superlink.db", timeout=60)
-    connection.execute("BEGIN EXCLUSIVE")
-    time.sleep(20)
-    connection.rollback()
-    connection.close()
-
-
-def expire(made: Deployment, run: Path) -> None:
-    """Let the server's certificate be expired for half a minute; then renew it."""
-    address = made.hosts.address("coordinator")
-    home = made.folder / "coordinator"
-    Authority(home).issue(address, days=0)
-    reload_proxy()
-    time.sleep(30)
-    words = [FEDVOX, "site", "check", f"{VICTIM}/site.yaml", "--network", "--json"]
-    said = subprocess.run(
-        ["ip", "netns", "exec", made.hosts.namespace(VICTIM), *words],
-        cwd=made.folder, capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    assert "E_CERT_EXPIRED" in said.stdout, said.stdout + said.stderr
-    made.fedvox("coordinator", "provision", "renew")
-    reload_proxy()
-
-
-def reload_proxy() -> None:
-    """Let nginx read its certificate again."""
-    for entry in Path("/proc").glob("[0-9]*"):
-        try:
-            line = (entry / "cmdline").read_bytes().decode(errors="replace")
-        except OSError:
-            continue
-        if "nginx: master" in line:
-            os.kill(int(entry.name), signal.SIGHUP)
-
-
-def skew_clock(made: Deployment, run: Path) -> None:
-    """Let a site's connection have a clock that is a day ahead, for half a minute."""
-    name = f"{VICTIM}-connection"
-    made.running[name].stop()
-    site_file = made.folder / VICTIM / "site.yaml"
-    wrong = ("env", "FAKETIME_DONT_FAKE_MONOTONIC=1", "faketime", "-f", "+1d", FEDVOX, "site")
-    made.start_program(VICTIM, name, *wrong, "connect", site_file, "--port", 19094)
-    time.sleep(30)
-    inside = ("ip", "netns", "exec", made.hosts.namespace(VICTIM))
-    said = subprocess.run(
-        [*inside, *wrong, "check", site_file, "--network", "--json"],
-        capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    assert "E_CLOCK" in said.stdout, said.stdout + said.stderr
-    made.running[name].stop()
-    made.start_connection(VICTIM)
-
-
-def fill_site_disk(made: Deployment, run: Path) -> None:
-    """Fill the site's disk until it has said so, then make room."""
-    with Filled(made.folder / VICTIM / "state"):
-        wait_until(lambda: "E_DISK" in events(run), 200, "E_DISK")
-
-
-def fill_server_disk(made: Deployment, run: Path) -> None:
-    """Fill the coordinator's disk until the driver has said so, then make room."""
-    log = made.running["server"].log
-    with Filled(made.folder / "runs"):
-        wait_until(lambda: "free some disk space" in log.read_text(errors="replace"), 200, "the full disk")
-
-
-class Filled:
-    """A folder whose disk is full for the time of a block: it lies on a small tmpfs of its own."""
-
-    def __init__(self, folder: Path) -> None:
-        self.ballast = folder / "ballast"
-
-    def __enter__(self) -> None:
-        with self.ballast.open("wb", buffering=0) as file, contextlib.suppress(OSError):
-            while True:
-                file.write(b"\0" * (1 << 16))
-
-    def __exit__(self, *_) -> None:
-        self.ballast.unlink()
-
-
-def events(run: Path) -> str:
-    """Return the run's events as text."""
-    path = run / "events.jsonl"
-    return path.read_text() if path.is_file() else ""
-
-
-KILLS = tuple(Fault(f"kill -9 of the {name}", moment, kill(name)) for name in PROCESSES for moment in MOMENTS)
-OTHERS = (
+OF_A_SMALL_MODEL = (
+    *(killed(name, moment) for name in PROCESSES for moment in MOMENTS),
     Fault("link cut for 20 s", "training", cut(20)),
     Fault("link cut for 90 s", "transit", cut(90)),
     Fault("link cut for 20 s", "reply", cut(20)),
-    Fault("200 ms of round trip and 5 % of loss", "transit", bad_line),
-    Fault("a site ten times slower", "transit", slow_down),
-    Fault("database locked for 20 s", "training", lock_database),
-    Fault("certificate expired for 30 s", "training", expire),
-    Fault("clock a day ahead for 30 s", "training", skew_clock),
-    Fault("disk full at a site", "transit", fill_site_disk),
-    Fault("disk full at the server", "training", fill_server_disk),
+    Fault("200 ms of round trip and 5 % of loss", "transit", strikes.bad_line),
+    Fault("a site ten times slower", "transit", strikes.slow_down),
+    Fault("database locked for 20 s", "training", strikes.lock_database),
+    Fault("certificate expired for 30 s", "training", strikes.expire),
+    Fault("clock a day ahead for 30 s", "training", strikes.skew_clock),
+    Fault("disk full at a site", "transit", strikes.fill_site_disk),
+    Fault("disk full at the server", "training", strikes.fill_server_disk),
 )
-FAULTS = (*KILLS, *OTHERS)
+
+OF_A_PRIVATE_STUDY = (
+    *(killed("agent", moment) for moment in MOMENTS),
+    killed("driver", "aggregating"),
+    killed("SuperLink", "reply"),
+    Fault("link cut for 20 s", "reply", cut(20)),
+)
+
+# One Flower object has 1 MiB; a whole transfer, and what the protocols add, are a little more than the model.
+A_PART, ONCE_MORE = 0.15, 1.05
+OF_A_LARGE_MODEL = (
+    Fault("link cut for 100 s", "order at 90 %", cut(100), A_PART),
+    Fault("link cut for 100 s", "reply at 90 %", cut(100), A_PART),
+    Fault("link cut for 240 s", "reply at 90 %", cut(240), ONCE_MORE),
+    Fault("kill -9 of the SuperNode", "order at 90 %", kill("SuperNode"), ONCE_MORE),
+    Fault("kill -9 of the SuperNode", "reply at 90 %", kill("SuperNode"), ONCE_MORE),
+)

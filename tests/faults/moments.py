@@ -1,22 +1,48 @@
-"""Moments of a round, seen from outside by what lies on the disks: when to strike.
+"""Moments of a round, seen from outside by what lies on the disks and crosses the line: when to strike.
 
-transit       the order has left, and the site does not have it yet
-training      the site makes steps
-reply         the site's answer lies on its disk, and the coordinator does not have it
-aggregating   all answers are at the coordinator, and the round is not finished
-checkpoint    the next state is being written
+transit          the order has left, and the site does not have it yet
+order at 90 %    so much of its tensors has reached the site
+training         the site makes steps
+reply            the site's answer lies on its disk, and the coordinator does not have it
+reply at 90 %    so much of its tensors has left the site
+aggregating      all answers are at the coordinator, and the round is not finished
+checkpoint       the next state is being written
 """
 
 import json
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from common.artifact import read_snapshot
 from server.round_board import ANSWERED
+from tests.e2e.hosts import BRIDGE
 
 LOOK_S = 0.002
-STAGE, ROUND = "codec", 2  # that is struck
+
+
+class Line:
+    """The bytes that cross a host's line from now on.
+
+    Args:
+        index: Of the host.
+    """
+
+    def __init__(self, index: int) -> None:
+        self._folder = Path(f"/sys/class/net/{BRIDGE}o{index}/statistics")
+        self._at_first = (0, 0)
+        self._at_first = (self.down, self.up)
+
+    @property
+    def down(self) -> int:
+        """To the host: what the other end of its line has sent."""
+        return int((self._folder / "tx_bytes").read_text()) - self._at_first[0]
+
+    @property
+    def up(self) -> int:
+        """From the host."""
+        return int((self._folder / "rx_bytes").read_text()) - self._at_first[1]
 
 
 class Round:
@@ -25,44 +51,64 @@ class Round:
     Args:
         run: The run's folder.
         site: The folder of the site that is watched.
+        stage: Its stage.
+        index: Its number.
+        line: The site's line.
     """
 
-    def __init__(self, run: Path, site: Path) -> None:
-        self.run, self.site = run, site
+    def __init__(self, run: Path, site: Path, stage: str, index: int, line: Line | None = None) -> None:
+        self.run, self.site, self.stage, self.index = run, site, stage, index
+        self.line = line
+        self._up_before: int | None = None
 
     def is_there(self, moment: str) -> bool:
         """Return whether the moment is now."""
         board = read_snapshot(self.run / "round.json")
-        if (board.get("stage"), board.get("round")) != (STAGE, ROUND):
+        if (board.get("stage"), board.get("round")) != (self.stage, self.index):
             return moment == "checkpoint" and self._is_past(board)
         states = {name: facts["state"] for name, facts in board["sites"].items()}
-        own = states[self.site.name]
-        match moment:
-            case "transit":
-                return own != ANSWERED
-            case "training":
-                step, num = self._progress()
-                return 0 < step < num
-            case "reply":
-                return own != ANSWERED and any(self._answers())
-            case "aggregating":
-                return set(states.values()) == {ANSWERED}
-            case _:
-                partial = (self.run / "checkpoints").glob(f".{STAGE}-{ROUND:04d}.partial-*")
-                return any(partial) or self._is_written()
+        if moment in ("aggregating", "checkpoint"):
+            return set(states.values()) == {ANSWERED} if moment == "aggregating" else self._is_being_written()
+        return states[self.site.name] != ANSWERED and self._is_at_site(moment)
+
+    def _is_at_site(self, moment: str) -> bool:
+        step, num = self._progress()
+        now = {
+            "transit": lambda: True,
+            "order at 90 %": lambda: self.line.down > 0.9 * self.size,
+            "training": lambda: 0 < step < num,
+            "reply": lambda: any(self._answers()),
+            "reply at 90 %": lambda: self._sent_of_reply() > 0.9 * self.size,
+        }
+        return now[moment]()
+
+    def _is_being_written(self) -> bool:
+        partial = (self.run / "checkpoints").glob(f".{self.stage}-{self.index:04d}.partial-*")
+        return any(partial) or self._is_written()
+
+    @property
+    def size(self) -> float:
+        """Bytes of the struck order's tensors, as they lie on the site's disk; infinite before."""
+        files = [*(self.site / "state" / "orders").glob("*/parameters")]
+        files += (self.site / "state" / "orders").glob("*/frozen")
+        return max((path.stat().st_size for path in files), default=float("inf"))
+
+    def _sent_of_reply(self) -> int:
+        if not any(self._answers()):
+            return 0
+        if self._up_before is None:
+            self._up_before = self.line.up
+        return self.line.up - self._up_before
 
     def _is_past(self, board) -> bool:
         return bool(board) and self._is_written()
 
     def _is_written(self) -> bool:
-        return (self.run / "checkpoints" / f"{STAGE}-{ROUND:04d}").is_dir()
+        return (self.run / "checkpoints" / f"{self.stage}-{self.index:04d}").is_dir()
 
     def _progress(self) -> tuple[int, int]:
-        try:
-            facts = json.loads((self.site / "state" / "progress.json").read_text())
-        except (OSError, ValueError):
-            return 0, 0
-        same = (facts["stage"], facts["round"]) == (STAGE, ROUND)
+        facts = read_snapshot(self.site / "state" / "progress.json")
+        same = (facts.get("stage"), facts.get("round")) == (self.stage, self.index)
         return (facts["step"], facts["num_steps"]) if same else (0, 0)
 
     def _answers(self) -> Iterator[Path]:
@@ -71,8 +117,46 @@ class Round:
                 facts = json.loads(header.read_bytes())
             except (OSError, ValueError):
                 continue
-            if (facts.get("stage"), facts.get("round_index")) == (STAGE, ROUND):
+            if (facts.get("stage"), facts.get("round_index")) == (self.stage, self.index):
                 yield header
+
+
+class StepWatch:
+    """Counts the steps that a site is seen to make, from now on: at most as many as it makes.
+
+    Args:
+        site: Its folder.
+    """
+
+    def __init__(self, site: Path) -> None:
+        self._path = site / "state" / "progress.json"
+        self._last = self._now()
+        self._ended: list[int] = []
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._look, daemon=True)
+        self._thread.start()
+
+    def end(self) -> int:
+        """Return the steps."""
+        self._over.set()
+        self._thread.join()
+        return sum(self._ended)
+
+    def _now(self) -> tuple:
+        facts = read_snapshot(self._path)
+        return tuple(facts.get(key) for key in ("time", "round", "step"))
+
+    def _look(self) -> None:
+        while not self._over.wait(LOOK_S):
+            now = self._now()
+            if now == self._last or now[0] is None:
+                continue
+            before, self._last = self._last, now
+            goes_on = bool(self._ended) and before[1] == now[1] and before[2] < now[2]
+            if goes_on:
+                self._ended[-1] = now[2]
+            else:
+                self._ended.append(now[2])
 
 
 def wait_until(condition: Callable[[], bool], seconds: float, what: str) -> None:

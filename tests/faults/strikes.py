@@ -1,0 +1,196 @@
+"""What is done to a federation.
+
+Each takes the deployment and the run's folder, and mends what nobody else would mend.
+"""
+
+import contextlib
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from deploy.authority import Authority
+from tests.e2e.hosts import BRIDGE, FEDVOX, Deployment, call
+from tests.faults.moments import wait_until
+
+VICTIM = "north"  # the site that faults happen to
+PROJECT = Path(__file__).parents[2]
+Strike = Callable[[Deployment, Path], None]
+
+# How each process is told from all others: all words are in its command line.
+PROCESSES = {
+    "courier": ("flwr-clientapp", "19094"),
+    "agent": ("fedvox", "site", "start", f"{VICTIM}/site.yaml"),
+    "SuperNode": ("deploy.guarded_supernode", "19094"),
+    "SuperLink": ("flower-superlink",),
+    "driver": ("flwr-serverapp",),
+}
+
+
+def processes(name: str) -> list[int]:
+    """Return the process numbers of a part."""
+    found = []
+    for entry in Path("/proc").glob("[0-9]*"):
+        try:
+            line = (entry / "cmdline").read_bytes().decode(errors="replace").replace("\0", " ")
+        except OSError:
+            continue
+        if all(word in line for word in PROCESSES[name]) and "ip netns exec" not in line:
+            found.append(int(entry.name))
+    return found
+
+
+def kill(name: str) -> Strike:
+    """Return what kills a part with -9; an agent is started again, as systemd would."""
+
+    def strike(made: Deployment, run: Path) -> None:
+        if name == "courier":  # there is none between two messages
+            wait_until(lambda: bool(processes(name)), 30, "a courier")
+        victims = processes(name)
+        assert victims, f"no {name}"
+        for victim in victims:
+            os.kill(victim, signal.SIGKILL)
+        if name == "agent":
+            made.running[f"{VICTIM}-agent"].process.wait()
+            time.sleep(1)
+            made.start_agent(VICTIM)
+
+    return strike
+
+
+def cut(seconds: float) -> Strike:
+    """Return what takes a site's link down for some time."""
+
+    def strike(made: Deployment, run: Path) -> None:
+        device = f"{BRIDGE}o{made.hosts.names.index(VICTIM)}"
+        call("ip", "link", "set", device, "down")
+        time.sleep(seconds)
+        call("ip", "link", "set", device, "up")
+
+    return strike
+
+
+def bad_line(made: Deployment, run: Path) -> None:
+    """Let a site's line have 200 ms of round trip and 5 % of loss, until the run is over."""
+    hosts = made.hosts
+    ends = (hosts.namespace(VICTIM), hosts.namespace("coordinator"), hosts.address("coordinator"))
+    words = (*ends, "0.1", "0.05")
+    line = subprocess.Popen([sys.executable, "-m", "tests.faults.tun", *words], cwd=PROJECT)
+    study = made.running["study"].process
+
+    def until_over() -> None:
+        study.wait()
+        line.kill()
+
+    threading.Thread(target=until_over, daemon=True).start()
+
+
+def slow_down(made: Deployment, run: Path) -> None:
+    """Let a site's agent run a tenth of the time, until the run is over."""
+    agent = made.running[f"{VICTIM}-agent"].process
+    study = made.running["study"].process
+
+    def hold() -> None:
+        while study.poll() is None and agent.poll() is None:
+            os.killpg(agent.pid, signal.SIGSTOP)
+            time.sleep(0.9)
+            os.killpg(agent.pid, signal.SIGCONT)
+            time.sleep(0.1)
+
+    threading.Thread(target=hold, daemon=True).start()
+
+
+def lock_database(made: Deployment, run: Path) -> None:
+    """Hold Flower's database locked for 20 seconds, four times as long as it waits for it."""
+    connection = sqlite3.connect(made.folder / "coordinator" / "superlink.db", timeout=60)
+    connection.execute("BEGIN EXCLUSIVE")
+    time.sleep(20)
+    connection.rollback()
+    connection.close()
+
+
+def expire(made: Deployment, run: Path) -> None:
+    """Let the server's certificate be expired for half a minute; then renew it."""
+    address = made.hosts.address("coordinator")
+    home = made.folder / "coordinator"
+    Authority(home).issue(address, days=0)
+    reload_proxy()
+    time.sleep(30)
+    words = [FEDVOX, "site", "check", f"{VICTIM}/site.yaml", "--network", "--json"]
+    said = subprocess.run(
+        ["ip", "netns", "exec", made.hosts.namespace(VICTIM), *words],
+        cwd=made.folder, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert "E_CERT_EXPIRED" in said.stdout, said.stdout + said.stderr
+    made.fedvox("coordinator", "provision", "renew")
+    reload_proxy()
+
+
+def reload_proxy() -> None:
+    """Let nginx read its certificate again."""
+    for entry in Path("/proc").glob("[0-9]*"):
+        try:
+            line = (entry / "cmdline").read_bytes().decode(errors="replace")
+        except OSError:
+            continue
+        if "nginx: master" in line:
+            os.kill(int(entry.name), signal.SIGHUP)
+
+
+def skew_clock(made: Deployment, run: Path) -> None:
+    """Let a site's connection have a clock that is a day ahead, for half a minute."""
+    name = f"{VICTIM}-connection"
+    made.running[name].stop()
+    site_file = made.folder / VICTIM / "site.yaml"
+    wrong = ("env", "FAKETIME_DONT_FAKE_MONOTONIC=1", "faketime", "-f", "+1d", FEDVOX, "site")
+    made.start_program(VICTIM, name, *wrong, "connect", site_file, "--port", 19094)
+    time.sleep(30)
+    inside = ("ip", "netns", "exec", made.hosts.namespace(VICTIM))
+    said = subprocess.run(
+        [*inside, *wrong, "check", site_file, "--network", "--json"],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert "E_CLOCK" in said.stdout, said.stdout + said.stderr
+    made.running[name].stop()
+    made.start_connection(VICTIM)
+
+
+def fill_site_disk(made: Deployment, run: Path) -> None:
+    """Fill the site's disk until it has said so, then make room."""
+    with Filled(made.folder / VICTIM / "state"):
+        wait_until(lambda: "E_DISK" in events(run), 200, "E_DISK")
+
+
+def fill_server_disk(made: Deployment, run: Path) -> None:
+    """Fill the coordinator's disk until `study run` has ended and said so; then make room and go on."""
+    study = made.running["study"]
+    with Filled(made.folder / "runs"):
+        study.process.wait(200)
+    assert "free some disk space" in study.log.read_text(errors="replace")
+    made.run_study(run.name)
+
+
+class Filled:
+    """A folder whose disk is full for the time of a block: it lies on a small tmpfs of its own."""
+
+    def __init__(self, folder: Path) -> None:
+        self.ballast = folder / "ballast"
+
+    def __enter__(self) -> None:
+        with self.ballast.open("wb", buffering=0) as file, contextlib.suppress(OSError):
+            while True:
+                file.write(b"\0" * (1 << 16))
+
+    def __exit__(self, *_) -> None:
+        self.ballast.unlink()
+
+
+def events(run: Path) -> str:
+    """Return the run's events as text."""
+    path = run / "events.jsonl"
+    return path.read_text() if path.is_file() else ""
