@@ -20,6 +20,10 @@ def disk_need(study: Study) -> int:
 
 def round_need(study: Study) -> int:
     """Return the bytes that must be free for a study to go on."""
+    return largest_message(study) * (COPIES_PER_SITE * len(study.federation.sites) + COPIES)
+
+
+def largest_message(study: Study) -> int:
+    """Return the bytes of the largest order; no report has more."""
     stages = [stage for stage in Stage if study.schedule_of(stage).rounds]
-    model = max(sum(OrderTensors.of(study, stage).sizes.values()) for stage in stages)
-    return model * (COPIES_PER_SITE * len(study.federation.sites) + COPIES)
+    return max(sum(OrderTensors.of(study, stage).sizes.values()) for stage in stages)

@@ -17,6 +17,7 @@ from client.installation import AUTHORITY_FILE, COURIER_FOLDER, NODE_KEY
 from common.artifact import OWNER_ONLY, PRIVATE_FILE, write_bytes_atomic, write_text_atomic
 from common.quiet import FLOWER_QUIET
 from deploy.app_bundle import bundle_hash
+from deploy.disk_need import largest_message
 from deploy.nginx import nginx_config
 from server.coordinator import Coordinator
 
@@ -50,7 +51,7 @@ def superlink(coordinator: Coordinator, port: int) -> Process:
     """Return Flower's server, which only this machine can reach."""
     home = coordinator.folder
     words = (
-        program("flower-superlink"),
+        *(sys.executable, "-m", "deploy.guarded_superlink", str(largest_message(coordinator.study))),
         *("--host", "127.0.0.1", "--port", str(port)),
         *("--ssl-ca-certfile", str(home / "ca.crt")),
         *("--ssl-certfile", str(home / "server.crt"), "--ssl-keyfile", str(home / "server.key")),

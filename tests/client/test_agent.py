@@ -129,8 +129,9 @@ def test_the_agent_s_log_says_what_it_does(agent, caplog):
     caplog.set_level("INFO", logger="fedvox")
     agent.say(packet())
     said = [record.message for record in caplog.records]
-    assert said[0] == "study small, codec round 1, attempt 1: begun"
-    assert re.fullmatch(r"study small, codec round 1, attempt 1: done in \d+\.\d s, 0\.\d MB to send", said[1])
+    order = "study small, codec round 1, attempt 1: "
+    assert said[0] == order + "begun"
+    assert re.fullmatch(order + r"done in \d+\.\d s, 0\.\d MB to send", said[1])
     agent.say(packet())
     assert len(caplog.records) == 2  # the stored answer is no new work
 

@@ -82,6 +82,6 @@ def test_a_driver_that_dies_is_started_again_three_times_and_it_is_said(dying):
 def test_a_driver_that_dies_of_a_full_disk_is_not_started_again_and_the_disk_is_named(dying, monkeypatch):
     run, flower = dying
     monkeypatch.setattr(shutil, "disk_usage", lambda folder: SimpleNamespace(free=10))
-    with pytest.raises(ArtifactError, match="0.00 GB are free in .* a round of small .*free some disk space"):
+    with pytest.raises(ArtifactError, match=r"0\.00 GB are free in .* a round of small"):
         drive(SimpleNamespace(study=small_study()), run, 8000, print)
     assert flower.submitted == 1

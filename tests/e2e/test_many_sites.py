@@ -79,7 +79,7 @@ def run_with(folder, num):
         coordinator.enrol([enrolment])
     size = OrderTensors.of(study, Stage.CODEC).sizes["parameters"] / 1e6
     assert size > SIZE_MB
-    watch = Watch(serverapp="flwr-serverapp", superlink="flower-superlink")
+    watch = Watch(serverapp="flwr-serverapp", superlink="guarded_superlink")
     watch.start()
     try:
         made.start_server()

@@ -27,7 +27,7 @@ PROCESSES = {
     "courier": ("flwr-clientapp", "19094"),
     "agent": ("fedvox", "site", "start", f"{VICTIM}/site.yaml"),
     "SuperNode": ("deploy.guarded_supernode", "19094"),
-    "SuperLink": ("flower-superlink",),
+    "SuperLink": ("deploy.guarded_superlink",),
     "driver": ("flwr-serverapp",),
 }
 
