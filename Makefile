@@ -47,7 +47,7 @@ format: $(VENV)/.installed-test
 
 # Coordinator and sites as hosts of their own, in network namespaces: needs root, nginx and iproute2.
 e2e: $(VENV)/.installed-test
-	$(BIN)/pytest -m hospitals -s tests/e2e/test_hospitals.py
+	$(BIN)/pytest -m hospitals -s tests/e2e
 
 # The server's memory with 4 and with 32 sites and a model of 50 MB; what a round costs beside training. On a quiet
 # machine; about 15 minutes.

@@ -3,16 +3,19 @@
     python -m tests.e2e.light_site ADDRESS MANNER FOLDER...
 
 Each FOLDER is an installed site. A manner is `honest`, or one of `LIES`: what a site that is broken, or in
-somebody else's hands, might send; `every` is all of them, one in each round of the codec.
+somebody else's hands, might send; `every` is all of them, one in each round of the codec, and before each an
+attempt to fill the coordinator's disk, whose statuses are printed.
 """
 
 import dataclasses
+import random
 import sys
 import threading
 import time
 from functools import partial
 from pathlib import Path
 
+import httpx
 import torch
 from cryptography.hazmat.primitives.serialization import load_ssh_private_key
 from flwr.app import Message
@@ -41,6 +44,7 @@ from common.release import release
 from common.seal import SealKey
 
 IDLE_S = 0.5
+FLOOD_BYTES, LARGE_OBJECT = 64 << 20, 3 << 20
 AT_A_TIME = threading.Semaphore(2)  # of many sites in one process, that hold a model
 
 
@@ -131,7 +135,7 @@ class LightSite:
                     time.sleep(IDLE_S)
 
     def _once(self, connection) -> bool:
-        _, receive, send, _, _, pull_object, push_object, confirm = connection
+        _, receive, _, _, _, pull_object, _, confirm = connection
         received = receive()
         if received is None:
             return False
@@ -144,13 +148,35 @@ class LightSite:
             message.metadata.__dict__["_message_id"] = tree.object_id
             confirm(run, tree.object_id)
             answer = self.answer(packet_from_records(message.content))
-            reply = Message(packet_to_records(answer), reply_to=message)
-            reply.metadata.__dict__["_message_id"] = reply.object_id
-            wanted, session = send(reply, get_object_tree(reply), 0.0)
-            push_objects(
-                get_all_nested_objects(reply), partial(push_object, run, session), object_ids_to_push=wanted
-            )
+            if self.manner == "every" and answer.sections:
+                self._flood(connection, message, answer)
+            self._send(connection, message, answer)
         return True
+
+    @staticmethod
+    def _send(connection, message: Message, answer: Packet) -> str:
+        """Send a reply; return the session that its objects belong to."""
+        _, _, send, _, _, _, push_object, _ = connection
+        reply = Message(packet_to_records(answer), reply_to=message)
+        reply.metadata.__dict__["_message_id"] = reply.object_id
+        wanted, session = send(reply, get_object_tree(reply), 0.0)
+        push = partial(push_object, message.metadata.run_id, session)
+        push_objects(get_all_nested_objects(reply), push, object_ids_to_push=wanted)
+        return session
+
+    def _flood(self, connection, message: Message, answer: Packet) -> None:
+        """Try to leave far more at the coordinator than was asked for: in many objects, and in one."""
+        content = {PARAMETERS: random.Random(0).randbytes(FLOOD_BYTES)}
+        push_object = connection[6]
+        for attempt in (
+            lambda: self._send(connection, message, dataclasses.replace(answer, sections=content)),
+            lambda: push_object(message.metadata.run_id, "", "0" * 64, bytes(LARGE_OBJECT)),
+        ):
+            try:
+                attempt()
+                print("flood: taken", flush=True)
+            except httpx.HTTPStatusError as error:
+                print(f"flood: {error.response.status_code} {error.response.text}", flush=True)
 
 
 def main() -> None:

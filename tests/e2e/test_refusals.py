@@ -148,6 +148,10 @@ def test_lies_and_floods_are_refused_and_the_study_goes_on(deployment):
     assert "west" in rounds[-1]["sites"]  # once it is honest it is taken
     manifest = json.loads((path.parent / "synthetic" / "manifest.json").read_text())
     assert manifest["sites"]["incomplete"] == ["west"]
+    floods = re.findall(r"flood: (.*)", deployment.running["west-light"].log.read_text())
+    assert len(floods) >= 2 * len(LIES)
+    assert all(said.startswith("413") and "E_DISK" in said for said in floods)
+    assert "E_DISK: connection" in deployment.running["server"].log.read_text(errors="replace")
 
 
 def test_an_unknown_key_is_not_let_in(deployment):
@@ -177,6 +181,20 @@ def test_a_study_that_one_site_has_not_approved_goes_on_without_it(deployment):
     failed = [e for e in events_of(path) if e["event"] == "site_failed"]
     assert {(e["site"], e["code"]) for e in failed} == {("west", "E_UNAPPROVED")}
     assert not (deployment.folder / "west" / "state" / "cache").exists()  # no volume was opened
+
+
+def test_a_round_that_is_over_is_not_done_again(deployment):
+    """A coordinator that has lost its newest checkpoints asks for a round that its sites know is over."""
+    run = deployment.folder / "runs" / "unapproved"
+    last = len(LIES)
+    for name in (f"codec-{last:04d}", "diffusion-0001"):
+        shutil.rmtree(run / "checkpoints" / name)
+    run_study(deployment, "unapproved")
+    study = deployment.running["study"].process
+    deployment.wait_for(lambda: study.poll() is not None, 300, "the end of the study")
+    assert study.returncode != 0
+    replayed = [e for e in events_of(run / "events.jsonl") if e.get("code") == "E_REPLAY"]
+    assert {e["site"] for e in replayed} == {"north", "south"}
 
 
 def test_code_that_no_site_installed_runs_nowhere(deployment, tmp_path):
