@@ -10,19 +10,19 @@ import io
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-from matplotlib import patheffects
-from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from common.artifact import write_bytes_atomic
 from common.errors import VolumeShapeError
 from common.shapes import VolumeBatch
 from common.volume.spec import VolumeSpec
+
+if TYPE_CHECKING:  # half a second that most commands never need
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 Plane = Literal["axial", "coronal", "sagittal"]
 Image = NDArray[np.float32]
@@ -170,6 +170,9 @@ def _foot(spec: VolumeSpec) -> str:
 
 def _draw(lines: Sequence[Line], foot: str) -> bytes:
     """Return the PNG; positions are computed in pixels from the top left."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
     label = _LABEL if any(line.label for line in lines) else 0
     px_per_mm = min(_scale(line, _WIDTH_PX - 2 * _MARGIN - label) for line in lines)
     heights = [max(tile.size_mm[1] for tile in line.tiles) * px_per_mm for line in lines]
@@ -221,13 +224,15 @@ def _placed(line: Line, left: float, px_per_mm: float) -> Iterator[tuple[float, 
         left += _VOLUME_GAP - _GAP
 
 
-def _write_headings(figure: Figure, line: Line, at: tuple[float, float], px_per_mm: float) -> None:
+def _write_headings(figure: "Figure", line: Line, at: tuple[float, float], px_per_mm: float) -> None:
     for left, tile in _placed(line, at[0], px_per_mm):
         centre = left + tile.size_mm[0] * px_per_mm / 2
         _write(figure, (centre, at[1]), tile.heading, fontsize=9, color=_DIM, ha="center")
 
 
-def _draw_tile(axes: Axes, tile: Tile, marked: bool) -> None:
+def _draw_tile(axes: "Axes", tile: Tile, marked: bool) -> None:
+    from matplotlib import patheffects
+
     axes.imshow(tile.image, cmap="gray", vmin=-1, vmax=1, interpolation="nearest", aspect="auto")
     axes.set_axis_off()
     if marked:
@@ -242,7 +247,7 @@ def _draw_tile(axes: Axes, tile: Tile, marked: bool) -> None:
         axes.text(0.5, 0.98, top, ha="center", va="top", **style)
 
 
-def _write(figure: Figure, at: tuple[float, float], text: str, **style: Any) -> None:
+def _write(figure: "Figure", at: tuple[float, float], text: str, **style: Any) -> None:
     """Write text at a pixel counted from the top left."""
     width, height = figure.get_size_inches() * _DPI
     arguments = {"va": "center", "color": _INK, **style}

@@ -16,7 +16,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from scipy.stats import binom
 from torch import Tensor, nn
 
 from client.private.gradient_engines import loop_gradients
@@ -144,6 +143,8 @@ def _p_value(num_canaries: int, num_guesses: int, num_right: int, eps: float, de
     2 m delta times the largest mean of the probabilities just below.
     """
     success = 1 / (1 + math.exp(-eps))
+    from scipy.stats import binom  # half a second that most commands never need
+
     tail = float(binom.sf(num_right - 1, num_guesses, success))
     below: Sequence[float] = binom.pmf([num_right - i for i in range(1, num_right + 1)], num_guesses, success)
     largest, total = 0.0, 0.0

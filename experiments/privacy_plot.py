@@ -3,8 +3,6 @@
 import io
 from pathlib import Path
 
-from matplotlib.figure import Figure
-
 from common.artifact import write_bytes_atomic
 from common.privacy.summary import PrivacySummary
 
@@ -13,6 +11,8 @@ _SMALLEST_RATE = 1e-4
 
 def plot_attack_bounds(summary: PrivacySummary, path: Path) -> None:
     """Write the largest share of members that any test finds, at every rate of false alarms, as a PNG."""
+    from matplotlib.figure import Figure  # half a second that most commands never need
+
     rates, found = summary.bounds.false_positive_rates, summary.bounds.true_positive_rates
     figure = Figure(figsize=(5.5, 5), layout="constrained")
     axes = figure.add_subplot()

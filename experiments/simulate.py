@@ -11,9 +11,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-import ray
 import yaml
-from flwr.simulation import run_simulation
 
 import client.app
 import client.simulated_desk
@@ -147,6 +145,9 @@ def simulate(configs: Mapping[str, SiteConfig], run: RunFolder, workers: Workers
     Raises:
         FedvoxError: What stopped the run.
     """
+    import ray  # a second that only a simulation needs
+    from flwr.simulation import run_simulation
+
     for name, config in configs.items():
         folder = run.sites / name
         folder.mkdir(parents=True, exist_ok=True)

@@ -9,11 +9,9 @@ import warnings
 from collections.abc import Mapping, Sequence
 
 import torch
-from opacus import GradSampleModule
 from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 
-import client.private.conv3d_sampler  # noqa: F401  registers the grouped sampler with Opacus
 from common.errors import PrivacyError
 from common.privacy.patient_gradients import Gradients, RowLoss, Rows, trainable
 
@@ -37,6 +35,10 @@ def loop_gradients(module: nn.Module, loss: RowLoss, rows: Rows, counts: Sequenc
 
 def hook_gradients(module: nn.Module, loss: RowLoss, rows: Rows, counts: Sequence[int]) -> Gradients:
     """Return them by one backward pass, in which hooks keep the rows of every layer's gradient apart."""
+    from opacus import GradSampleModule  # late: the other two engines do without it
+
+    import client.private.conv3d_sampler  # noqa: F401  registers the grouped sampler with Opacus
+
     parameters = trainable(module)
     watched: GradSampleModule | None = None
     try:

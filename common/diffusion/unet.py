@@ -1,7 +1,6 @@
 """MONAI's DiffusionModelUNet behind the denoiser contract."""
 
 import torch
-from monai.networks.nets import DiffusionModelUNet
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -53,6 +52,8 @@ class UNetDenoiser(nn.Module):
     def __init__(
         self, config: DenoiserConfig, latent_channels: int, num_classes: int, generator: torch.Generator
     ) -> None:
+        from monai.networks.nets import DiffusionModelUNet  # a second that most processes never need
+
         super().__init__()
         self.num_classes = num_classes
         with initialised_from(generator):

@@ -19,7 +19,6 @@ from collections.abc import Sequence
 from typing import Literal
 
 import torch
-from monai.metrics.regression import compute_ms_ssim
 from torch import Tensor
 
 from common.errors import MetricError, NonFiniteVolumeError
@@ -65,6 +64,8 @@ def ms_ssim(
         MetricError: A compared side is shorter than 28 voxels.
         NonFiniteVolumeError: NaN or infinite voxels, of which MONAI would make NaN or 0 silently.
     """
+    from monai.metrics.regression import compute_ms_ssim  # a second that most processes never need
+
     _check_comparable(reconstruction, original)
     count = len(original)
     if slice_axis is not None:

@@ -12,9 +12,6 @@ import logging
 import math
 from collections.abc import Sequence
 
-from dp_accounting import GaussianDpEvent, NeighboringRelation, PoissonSampledDpEvent
-from dp_accounting.rdp import RdpAccountant
-
 from common.errors import AccountingError
 from common.privacy.events import SampledGaussian
 from common.privacy.pld import composed
@@ -69,6 +66,10 @@ def pld_epsilon(events: Sequence[SampledGaussian], delta: float) -> float:
 
 def rdp_epsilon(events: Sequence[SampledGaussian], delta: float) -> float:
     """Return the upper bound by Renyi DP."""
+    # Here and in pld.py and prv.py late: a second and a half that most processes never need.
+    from dp_accounting import GaussianDpEvent, NeighboringRelation, PoissonSampledDpEvent
+    from dp_accounting.rdp import RdpAccountant
+
     accountant = RdpAccountant(neighboring_relation=NeighboringRelation.ADD_OR_REMOVE_ONE)
     for event in events:
         noise = GaussianDpEvent(event.noise_multiplier)

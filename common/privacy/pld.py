@@ -2,14 +2,15 @@
 
 from collections.abc import Sequence
 from functools import lru_cache
-
-from dp_accounting.pld import privacy_loss_distribution
-from dp_accounting.pld.privacy_loss_distribution import PrivacyLossDistribution
+from typing import TYPE_CHECKING
 
 from common.privacy.events import SampledGaussian
 
+if TYPE_CHECKING:
+    from dp_accounting.pld.privacy_loss_distribution import PrivacyLossDistribution
 
-def composed(events: Sequence[SampledGaussian]) -> PrivacyLossDistribution:
+
+def composed(events: Sequence[SampledGaussian]) -> "PrivacyLossDistribution":
     """Return the distribution of the privacy loss of all events together, for adding and removing a patient.
 
     It is pessimistic: epsilon and delta read from it are never below the true ones.
@@ -18,7 +19,9 @@ def composed(events: Sequence[SampledGaussian]) -> PrivacyLossDistribution:
 
 
 @lru_cache(maxsize=64)
-def _composed(events: tuple[SampledGaussian, ...]) -> PrivacyLossDistribution:
+def _composed(events: tuple[SampledGaussian, ...]) -> "PrivacyLossDistribution":
+    from dp_accounting.pld import privacy_loss_distribution
+
     total = privacy_loss_distribution.identity()
     for event in events:
         step = privacy_loss_distribution.from_gaussian_mechanism(

@@ -6,8 +6,6 @@ The only file of common that imports Opacus, and only its accountants (docs/deci
 import warnings
 from collections.abc import Sequence
 
-from opacus.accountants import PRVAccountant
-
 from common.privacy.events import SampledGaussian
 
 EPS_ERROR = 0.01
@@ -20,6 +18,8 @@ def prv_epsilon(events: Sequence[SampledGaussian], delta: float) -> float:
         events: All that touched a patient.
         delta: Total delta.
     """
+    from opacus.accountants import PRVAccountant
+
     accountant = PRVAccountant()
     accountant.history = [(event.noise_multiplier, event.sampling_rate, event.steps) for event in events]
     with warnings.catch_warnings():

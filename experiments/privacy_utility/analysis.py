@@ -10,8 +10,6 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from scipy import stats
-
 from experiments.privacy_utility.settings import PRIMARY_METRICS, PUBLIC_ONLY
 
 LEVEL = 0.95
@@ -57,6 +55,8 @@ def paired_interval(differences: Sequence[float]) -> dict[str, float]:
     if n < 2:
         return {"estimate": mean, "low": -math.inf, "high": math.inf}
     variance = sum((value - mean) ** 2 for value in differences) / (n - 1)
+    from scipy import stats  # half a second that most commands never need
+
     half = float(stats.t.ppf((1 + LEVEL) / 2, n - 1)) * math.sqrt(variance / n)
     return {"estimate": mean, "low": mean - half, "high": mean + half}
 

@@ -3,19 +3,22 @@
 import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
 from common.artifact import write_bytes_atomic
+
+if TYPE_CHECKING:  # half a second that most commands never need
+    from matplotlib.axes import Axes
 
 COLOURS = {"inf": "#5b6472", "8": "#0072b2", "3": "#e69f00", "1": "#d55e00"}
 
 
 def plot_privacy_utility(results: Mapping[str, Any], path: Path) -> None:
     """Write one panel per primary metric and data set, as a PNG."""
+    from matplotlib.figure import Figure
+
     metrics: Sequence[str] = results["primary_metrics"]
     mri = results.get("hippocampus_from_phantoms", results["hippocampus"])
     figure = Figure(figsize=(9, 3.4 * len(metrics)), layout="constrained")
@@ -30,7 +33,7 @@ def plot_privacy_utility(results: Mapping[str, Any], path: Path) -> None:
     write_bytes_atomic(path, content.getvalue())
 
 
-def _phantoms(axes: Axes, by_size: Mapping[str, Any], metric: str) -> None:
+def _phantoms(axes: "Axes", by_size: Mapping[str, Any], metric: str) -> None:
     sizes = list(by_size)
     targets = dict.fromkeys(target for summary in by_size.values() for target in summary["minus_public"])
     for offset, target in zip(np.linspace(-0.12, 0.12, len(targets)), targets, strict=True):
@@ -42,7 +45,7 @@ def _phantoms(axes: Axes, by_size: Mapping[str, Any], metric: str) -> None:
     axes.axhline(0, color="black", linewidth=0.8)
 
 
-def _mri(axes: Axes, summary: Mapping[str, Any], metric: str) -> None:
+def _mri(axes: "Axes", summary: Mapping[str, Any], metric: str) -> None:
     targets = list(summary["minus_public"])
     for position, target in enumerate(targets):
         _points(axes, [position], [summary["minus_public"][target][metric]], target)
@@ -51,7 +54,7 @@ def _mri(axes: Axes, summary: Mapping[str, Any], metric: str) -> None:
     axes.axhline(0, color="black", linewidth=0.8)
 
 
-def _points(axes: Axes, x: Sequence[float], gains: Sequence[Mapping[str, float]], target: str) -> None:
+def _points(axes: "Axes", x: Sequence[float], gains: Sequence[Mapping[str, float]], target: str) -> None:
     middle = [gain["estimate"] for gain in gains]
     bounds = [
         [max(0.0, gain["estimate"] - gain["low"]) for gain in gains],

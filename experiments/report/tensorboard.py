@@ -5,8 +5,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from matplotlib.image import imread
-from torch.utils.tensorboard import SummaryWriter
 
 from experiments.report.data import Picture
 from experiments.report.history import RunHistory
@@ -23,6 +21,9 @@ def write_tensorboard(history: RunHistory, folder: Path, pictures: Sequence[Pict
         folder: Such as runs/NAME/tensorboard.
         pictures: Shown under the images tab.
     """
+    from matplotlib.image import imread  # a second that most commands never need
+    from torch.utils.tensorboard import SummaryWriter
+
     folder.mkdir(parents=True, exist_ok=True)
     for earlier in folder.glob("events.out.tfevents.*"):
         earlier.unlink()
