@@ -11,16 +11,17 @@ from common.study import Study
 COPIES_PER_SITE = 3  # a report in the database, in its write-ahead log, in the spool (measured: below 3)
 COPIES = 8  # of the model: the order in the database and its log, checkpoints with moments and averages
 SPARE_BYTES = 1 << 30  # logs, the finished run's volumes
+LOG_BYTES = 16 << 20
 
 
 def disk_need(study: Study) -> int:
     """Return the bytes that a study may fill at the coordinator."""
-    return round_need(study) + SPARE_BYTES
+    return largest_message(study) * (COPIES_PER_SITE * len(study.federation.sites) + COPIES) + SPARE_BYTES
 
 
-def round_need(study: Study) -> int:
-    """Return the bytes that must be free for a study to go on."""
-    return largest_message(study) * (COPIES_PER_SITE * len(study.federation.sites) + COPIES)
+def least_room(study: Study) -> int:
+    """Return the bytes without which no round can go on, whatever the study has filled already."""
+    return largest_message(study) + LOG_BYTES
 
 
 def largest_message(study: Study) -> int:

@@ -1,17 +1,21 @@
-"""Flower's SuperLink with a quota: a site puts no more on its disk than the study's largest report is.
+"""Flower's SuperLink with a quota: what a site answers has a report's size and shape, or is refused.
 
     python -m deploy.guarded_superlink LARGEST-REPORT FLOWER-SUPERLINK-ARGUMENTS...
 
-Flower 1.41 takes as many objects as a site announces for its one reply to a message, and gives them to the
-driver in one go: a site in somebody else's hands would fill the disk, then the driver's memory. Here what is
-announced is counted and what is sent is weighed before it is stored. That takes names that are not Flower's
-public interface: the version is pinned, a test covers them, and if one is missing nothing starts.
+Flower 1.41 stores whatever a connected site announces and sends, and gives it to the study's driver in one
+go, which unfolds it before fedvox sees a byte. A site in somebody else's hands could fill the disk, speak in
+another's name, or send a little that unfolds into more than the driver's memory. So what is announced is
+looked at and counted, and what is sent is weighed, before it is stored. That takes names that are not
+Flower's public interface: the version is pinned, tests cover them, and if one is missing nothing starts.
 """
 
+import contextlib
 import importlib
+import json
 import logging
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
@@ -21,64 +25,154 @@ from deploy.guarded_supernode import GuardError
 
 logger = logging.getLogger("fedvox.superlink")
 
-LARGEST_OBJECT = 2 * PIECE_BYTES  # a piece of a section and what Flower puts around it; or a header
-OBJECTS_PER_PIECE = 2  # Flower's array, and its content
-OBJECTS_BESIDE = 16  # message, records, header
-_ANNOUNCE, _SEND = "push_messages", "push_object"
+SERVER_NODE = 1  # Flower's number for the driver
+LARGEST_OBJECT = PIECE_BYTES + (4 << 10)  # a piece of a section and what Flower puts around it; or a header
+LARGEST_ARRAY = 4 << 10  # an array's description; its content is an object of its own
+OBJECTS_PER_PIECE = 2
+BESIDE = 16  # objects of a message that belong to no piece: records, header
+MOST_RECORDS = 4  # in a message: the header, and its sections
+_BYTES_PER_OBJECT, _BYTES_OF_MESSAGE = 160, 16 << 10  # of an announcement
 _TOO_LARGE = 413
 
 
-def most_objects(largest_report: int) -> int:
-    """Return how many of Flower's objects a message of so many bytes may consist of."""
-    return OBJECTS_PER_PIECE * -(-largest_report // PIECE_BYTES) + OBJECTS_BESIDE
+class RefusedError(Exception):
+    """What a site announces or sends is no report of the study."""
+
+
+@dataclass(frozen=True)
+class Quota:
+    """What one answer may be.
+
+    Attributes:
+        largest_report: Bytes of the sections of the study's largest report.
+    """
+
+    largest_report: int
+
+    @property
+    def pieces(self) -> int:
+        """Pieces that sections of so many bytes are cut into, and some to spare."""
+        return -(-self.largest_report // PIECE_BYTES) + BESIDE
+
+    @property
+    def objects(self) -> int:
+        """Flower's objects in a message of so many pieces."""
+        return OBJECTS_PER_PIECE * self.pieces
+
+    def check_announcement(self, request: Any) -> None:
+        """Return if a site may announce this: one answer, in its own name, and no larger than a report.
+
+        A message that answers nothing would be an order to the driver or to another site. Flower takes one
+        answer to a message, and the same again only with the same objects, so all that a site may leave is
+        bounded by what it was asked.
+
+        Raises:
+            RefusedError: It may not.
+        """
+        if len(request.messages_list) != 1 or len(request.message_object_trees) != 1:
+            raise RefusedError("not one message at a time")
+        if request.ByteSize() > _BYTES_OF_MESSAGE + _BYTES_PER_OBJECT * self.objects:
+            raise RefusedError("an announcement with more in it than names of objects")
+        (message,), (tree,) = request.messages_list, request.message_object_trees
+        about = message.metadata
+        if not about.reply_to_message_id or about.dst_node_id != SERVER_NODE:
+            raise RefusedError("a message that answers none of the coordinator's")
+        if about.src_node_id != request.node.node_id:
+            raise RefusedError("a message in the name of another connection")
+        if about.message_id != tree.object_id or message.content.ByteSize() > 0:
+            raise RefusedError("a message that is not the objects it announces")
+        if sum(1 for _ in islice(_nodes(tree), self.objects + 1)) > self.objects:
+            raise RefusedError(f"a message of more than {self.objects} objects")
+
+    def check_object(self, content: bytes) -> None:
+        """Return if an object may be stored: it is no larger than a piece, and unfolds into no more.
+
+        Flower's arrays name their chunks, and its records their arrays, as often as they like: a few
+        kilobytes can stand for any number of gigabytes.
+
+        Raises:
+            RefusedError: It may not.
+        """
+        if len(content) > LARGEST_OBJECT:
+            raise RefusedError(f"an object of {len(content)} bytes")
+        kind, body = _head_and_body(content)
+        if kind == "Array":
+            described = _described(body)
+            if len(content) > LARGEST_ARRAY or described.get("arraychunk_ids") not in ([0], []):
+                raise RefusedError("an array that is not one piece")
+        if kind == "ArrayRecord" and len(_described(body)) > self.pieces:
+            raise RefusedError("a record of more arrays than a report has")
+        if kind == "RecordDict" and len(_described(body)) > MOST_RECORDS:
+            raise RefusedError("a message of more records than a report has")
 
 
 def guard(largest_report: int) -> Callable[[], None]:
-    """Return Flower's command, whose server takes no message larger than ``largest_report`` bytes.
+    """Return Flower's command, whose server takes nothing from sites but what `Quota` lets through.
 
     Raises:
         GuardError: A name that this rests on is missing.
     """
     handlers = importlib.import_module("flwr.superlink.servicer.fleet.fleet_handlers")
     command = importlib.import_module("flwr.superlink.cli")
-    for module, name in ((handlers, _ANNOUNCE), (handlers, _SEND), (command, "flower_superlink")):
+    for module, name in (
+        (handlers, "push_messages"),
+        (handlers, "push_object"),
+        (command, "flower_superlink"),
+    ):
         if not callable(getattr(module, name, None)):
             raise GuardError(f"{module.__name__} has no {name}: install the pinned version of flwr")
-    announce, send = getattr(handlers, _ANNOUNCE), getattr(handlers, _SEND)
-    most = most_objects(largest_report)
+    announce, send = handlers.push_messages, handlers.push_object
+    quota = Quota(largest_report)
 
-    def counted(request: Any, state: Any) -> Any:
-        announced = sum(1 for _ in islice(_objects(request.message_object_trees), most + 1))
-        if announced > most:
-            raise _refusal(request.node.node_id, f"a message of more than {most} objects")
+    def announced(request: Any, state: Any) -> Any:
+        with _refusing(request):
+            quota.check_announcement(request)
         return announce(request, state)
 
-    def weighed(request: Any, state: Any) -> Any:
-        if (size := len(request.object_content)) > LARGEST_OBJECT:
-            raise _refusal(request.node.node_id, f"an object of {size} bytes")
+    def sent(request: Any, state: Any) -> Any:
+        with _refusing(request):
+            quota.check_object(request.object_content)
         return send(request, state)
 
-    setattr(handlers, _ANNOUNCE, counted)
-    setattr(handlers, _SEND, weighed)
+    handlers.push_messages, handlers.push_object = announced, sent  # type: ignore[attr-defined]
     found: Callable[[], None] = command.flower_superlink
     return found
 
 
-def _objects(trees: Any) -> Iterator[Any]:
-    """Yield every node of trees, without recursion: who sends them may nest them as deep as he likes."""
-    waiting = list(trees)
+@contextlib.contextmanager
+def _refusing(request: Any) -> Iterator[None]:
+    """Turn a refusal into HTTP's status for what is too large, and write down whose it was."""
+    try:
+        yield
+    except RefusedError as error:
+        logger.warning("%s: connection %d would send %s", ErrorCode.DISK.value, request.node.node_id, error)
+        framework = importlib.import_module("fastapi")  # Flower's, which turns this into a status
+        raise framework.HTTPException(_TOO_LARGE, f"{ErrorCode.DISK.value}: {error}") from None
+
+
+def _nodes(tree: Any) -> Iterator[Any]:
+    """Yield every node of a tree, without recursion: who sends it may nest it as deep as he likes."""
+    waiting = [tree]
     while waiting:
-        tree = waiting.pop()
-        yield tree
-        waiting.extend(tree.children)
+        node = waiting.pop()
+        yield node
+        waiting.extend(node.children)
 
 
-def _refusal(node: int, what: str) -> Exception:
-    logger.warning("%s: connection %d would send %s", ErrorCode.DISK.value, node, what)
-    framework = importlib.import_module("fastapi")  # Flower's, which turns this into a status
-    said = f"{ErrorCode.DISK.value}: more than a report of the study"
-    made: Exception = framework.HTTPException(_TOO_LARGE, said)
-    return made
+def _head_and_body(content: bytes) -> tuple[str, bytes]:
+    """Return the kind of one of Flower's objects, and what follows its head."""
+    head, _, body = content.partition(b"\x00")
+    return head.split(b" ", 1)[0].decode(errors="replace"), body
+
+
+def _described(body: bytes) -> dict[str, Any]:
+    try:
+        described = json.loads(body)
+    except (ValueError, RecursionError):
+        raise RefusedError("an object that Flower could not read") from None
+    if not isinstance(described, dict):
+        raise RefusedError("an object that Flower could not read")
+    return described
 
 
 def main() -> None:

@@ -8,7 +8,7 @@ from common.artifact import write_text_atomic
 from common.disk_room import refuse_full_disk
 from common.errors import RunError
 from common.seal import SealKey
-from deploy.disk_need import disk_need, round_need
+from deploy.disk_need import disk_need, least_room
 from deploy.flower_command import UNKNOWN, FlowerCommand
 from server.checkpoint import CheckpointStore
 from server.coordinator import Coordinator
@@ -44,8 +44,7 @@ def open_server_run(
     if missing:
         say(f"goes on without {', '.join(missing)}: not enrolled, or revoked")
     folder.mkdir(parents=True, exist_ok=True)
-    for place in (coordinator.folder, folder):
-        refuse_full_disk(place, disk_need(study), f"study {study.name}")
+    _refuse_full_disks(coordinator, folder, disk_need(study))
     begun = CheckpointStore(RunFolder(folder).checkpoints, study.digest).load_newest() is not None
     opening = None if begun else opening_state(study, start_from)
     run = RunFolder.create_or_resume(folder, study, {"coordinator": coordinator.key.public.fingerprint})
@@ -68,14 +67,20 @@ def drive(coordinator: Coordinator, run: RunFolder, port: int, say: Say) -> None
     store = CheckpointStore(run.checkpoints, coordinator.study.digest)
     for attempt in range(MOST_RESTARTS + 1):
         if attempt:
-            refuse_full_disk(run.path, round_need(coordinator.study), f"a round of {coordinator.study.name}")
             say(f"the driver stopped; started again from the newest checkpoint, {attempt} of {MOST_RESTARTS}")
             EventLog(run.events).append("driver_restarted", attempt=attempt)
         status = _run_to_its_end(flower, run)
         state = store.load_newest()
         if state is not None and is_finished(state, coordinator.study):
             return
+        _refuse_full_disks(coordinator, run.path, least_room(coordinator.study))
     raise RunError(f"the study did not finish: {status}", f"see {run.events} and the executor's log")
+
+
+def _refuse_full_disks(coordinator: Coordinator, run: Path, needed: int) -> None:
+    """Return if there is room where Flower's database is and where the run is."""
+    for place in (coordinator.folder, run):
+        refuse_full_disk(place, needed, f"study {coordinator.study.name}")
 
 
 def _wait_for_server(flower: FlowerCommand, say: Say) -> None:

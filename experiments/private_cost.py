@@ -26,6 +26,7 @@ from opacus import GradSampleModule
 from opacus.grad_sample.conv import compute_conv_grad_sample
 from torch import Tensor, nn
 
+from client.private.conv3d_sampler import conv3d_grad_sample
 from client.private.gradient_engines import hook_gradients, loop_gradients, vmap_gradients
 from client.private.private_step import clip_and_sum
 from common.artifact import write_text_atomic
@@ -99,7 +100,7 @@ def step(way: str, module: nn.Module, loss: RowLoss, rows: dict[str, Tensor]) ->
         return total
     if way == "vmap":
         return clip_and_sum(vmap_gradients(module, loss, rows, [1] * PATIENTS), CLIP_NORM)
-    with _sampler(compute_conv_grad_sample if way == "stock" else GradSampleModule.GRAD_SAMPLERS[nn.Conv3d]):
+    with _sampler(compute_conv_grad_sample if way == "stock" else conv3d_grad_sample):
         return clip_and_sum(hook_gradients(module, loss, rows, [1] * PATIENTS), CLIP_NORM)
 
 

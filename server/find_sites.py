@@ -5,13 +5,13 @@ import secrets
 import time
 from collections.abc import Sequence
 
-from flwr.app import Message, MessageType
+from flwr.app import MessageType
 from flwr.serverapp import Grid
 
 from common.errors import FederationError, FedvoxError
 from common.federation.headers import Introduction, Question
 from common.federation.packet import Packet
-from server.flower_messages import make_message, packet_in
+from server.flower_messages import fetched, make_message
 from server.seals import Seals
 
 HELLO = f"{MessageType.QUERY}.hello"
@@ -59,13 +59,13 @@ class SiteFinder:
             message = make_message(Packet.of(Question(nonce=nonce)), HELLO, node, ANSWER_S)
             (name,) = self._grid.push_messages([message])
             self._asked[name] = (node, nonce)
-        for reply in list(self._grid.pull_messages(sorted(self._asked))) if self._asked else []:
-            self._take(reply)
+        for message in sorted(self._asked):
+            answered, packet = fetched(self._grid, message)
+            if answered:
+                self._take(*self._asked.pop(message), packet)
 
-    def _take(self, reply: Message) -> None:
-        # Not the node that the reply is from: Flower's own errors are all from the server.
-        node, nonce = self._asked.pop(reply.metadata.reply_to_message_id)
-        site = self._name_in(reply, nonce)
+    def _take(self, node: int, nonce: str, packet: Packet | None) -> None:
+        site = self._name_in(packet, nonce)
         if site is None:
             self._failed.add(node)  # its own log says why
             self._ask_at[node] = time.monotonic() + ASK_AGAIN_S
@@ -101,9 +101,8 @@ class SiteFinder:
                 )
             time.sleep(POLL_S)
 
-    def _name_in(self, reply: Message, nonce: str) -> str | None:
+    def _name_in(self, packet: Packet | None, nonce: str) -> str | None:
         """Return the name of a site of the study that a node proves to be, or None."""
-        packet = packet_in(reply)
         try:
             header = packet.read() if packet is not None else None
             if packet is None or not isinstance(header, Introduction) or header.nonce != nonce:

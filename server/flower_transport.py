@@ -27,7 +27,7 @@ from common.federation.messages import FailureReport, Report, TrainOrder, TrainR
 from common.federation.packet import Packet
 from common.federation.packing import EncodedOnce, order_to_packet, report_from_packet
 from server.find_sites import SiteFinder
-from server.flower_messages import make_message, packet_in
+from server.flower_messages import fetched, make_message
 from server.round_board import ANSWERED, OFFLINE, SILENT, TRAINS, RoundBoard
 from server.seals import Seals
 from server.spool import Spool
@@ -94,6 +94,7 @@ class FlowerTransport:
         spool: Where reports' tensors lie.
         board: Told how the sites stand.
         gone: Sites that were offline when the last round ended without them.
+        unheard: Messages whose answers nobody waited for.
     """
 
     grid: Grid
@@ -102,6 +103,7 @@ class FlowerTransport:
     spool: Spool
     board: RoundBoard
     gone: set[str] = field(default_factory=set)
+    unheard: list[str] = field(default_factory=list)
 
     def exchange(self, orders: Sequence[TrainOrder], deadline_s: float) -> Exchange:
         """Return what arrived within ``deadline_s`` seconds; late replies are not waited for.
@@ -121,6 +123,7 @@ class FlowerTransport:
             errands[order.site] = _Errand(packet, packet.read_as(OrderHeader).order_id)
         self.board.open(orders, deadline_s)
         present = self._present(errands)
+        self._forget_answers()
         while time.monotonic() < give_up and not (present and all(e.is_over for e in present.values())):
             self._send_what_is_due(present, give_up, traffic)
             if not self._receive(errands, traffic):
@@ -154,12 +157,21 @@ class FlowerTransport:
                 continue
             packet = self.seals.sealed(Packet.of(Cancellation(order_id=errand.order_id)))
             node = self.finder.node_of[site]
-            self.grid.push_messages([make_message(packet, MessageType.TRAIN, node, ANSWER_S)])
+            message = make_message(packet, MessageType.TRAIN, node, ANSWER_S)
+            self.unheard.extend(self.grid.push_messages([message]))
+
+    def _forget_answers(self) -> None:
+        """Fetch the answers to what nobody waited for: else Flower would keep them as long as the run."""
+        for message in self.unheard:
+            fetched(self.grid, message)
+        self.unheard.clear()
 
     def _send_what_is_due(self, errands: dict[str, _Errand], give_up: float, traffic: _Traffic) -> None:
         now = time.monotonic()
         for site, errand in errands.items():
-            if errand.message is not None and now > errand.lost_at:
+            # The answer may lie there since another site's was fetched, which takes its time.
+            late = errand.message is not None and now > errand.lost_at
+            if late and not self._receive({site: errand}, traffic):
                 self._note_lost(site, errand)
             if errand.is_over or errand.message is not None or errand.due > now:
                 continue
@@ -177,15 +189,16 @@ class FlowerTransport:
         for site, errand in errands.items():
             if errand.message is None:
                 continue
-            for reply in self.grid.pull_messages([errand.message]):
-                arrived = True
-                errand.message = None
-                packet = packet_in(reply)
-                if packet is None:  # Flower's own failures carry free text, which says nothing of the order
-                    self._note_lost(site, errand)
-                else:
-                    traffic.up += packet.num_bytes
-                    self._take(site, errand, packet)
+            answered, packet = fetched(self.grid, errand.message)
+            if not answered:
+                continue
+            arrived = True
+            errand.message = None
+            if packet is None:
+                self._note_lost(site, errand)
+            else:
+                traffic.up += packet.num_bytes
+                self._take(site, errand, packet)
         return arrived
 
     def _note_lost(self, site: str, errand: _Errand, word: str = SILENT) -> None:

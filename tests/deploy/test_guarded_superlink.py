@@ -1,25 +1,38 @@
-"""What a site may put on the coordinator's disk: as much as the study's largest report, and no more."""
+"""What a site may put before the coordinator: one answer in its own name, as large as a report."""
 
 import importlib
 import inspect
+import json
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
-from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects, get_object_tree
+from flwr.app import Array, ArrayRecord, ConfigRecord, Message, RecordDict
+from flwr.common.serde import message_to_proto
+from flwr.proto.fleet_pb2 import PushMessagesRequest
+from flwr.proto.message_pb2 import ObjectTree
+from flwr.proto.node_pb2 import Node
+from flwr.supercore.inflatable.inflatable_object import (
+    get_all_nested_objects,
+    get_object_tree,
+)
+from flwr.supercore.object_store.sql_object_store import SqlObjectStore
 
-from common.federation.messages import TrainOrder
-from common.federation.packet import Packet
+from common.errors import ErrorCode
+from common.federation.messages import FailureReport, TrainOrder
 from common.federation.packing import report_to_packet
 from common.federation.stage import Stage
 from common.federation.wire import PIECE_BYTES, packet_to_records
 from deploy.disk_need import largest_message
-from deploy.guarded_superlink import LARGEST_OBJECT, guard, most_objects
+from deploy.guarded_superlink import LARGEST_OBJECT, Quota, RefusedError, guard
 from deploy.guarded_supernode import GuardError
 from deploy.processes import superlink
 from server.state import initial_state, start_diffusion
 from tests.small_federation import make_site, small_study, write_volumes
 
 STORED = "stored"
+NODE, SERVER = 7, 1
+QUOTA = Quota(10 * PIECE_BYTES)
 
 
 @pytest.fixture
@@ -31,45 +44,128 @@ def handlers(monkeypatch):
     return found
 
 
-def tree(*children):
-    return SimpleNamespace(children=children)
+def tree(name="a", *children):
+    return ObjectTree(object_id=name, children=children)
 
 
-def announcement(*trees):
-    return SimpleNamespace(message_object_trees=trees, node=SimpleNamespace(node_id=7))
+def announcement(announced, **about):
+    """Return an announcement of an answer to the server; ``about`` changes what is said of it."""
+    metadata = {
+        "run_id": 1,
+        "message_id": announced.object_id,
+        "src_node_id": NODE,
+        "dst_node_id": SERVER,
+        "reply_to_message_id": "asked",
+        **about,
+    }
+    request = PushMessagesRequest(node=Node(node_id=NODE), message_object_trees=[announced])
+    message = request.messages_list.add()
+    for name, value in metadata.items():
+        setattr(message.metadata, name, value)
+    return request
 
 
-def sent(size):
-    return SimpleNamespace(object_content=bytes(size), node=SimpleNamespace(node_id=7))
+def wide(num):
+    return tree("root", *(tree(f"{index}") for index in range(num - 1)))
 
 
-def test_a_message_of_as_many_objects_as_a_report_has_is_taken_and_one_more_is_not(handlers, caplog):
-    guard(10 * PIECE_BYTES)
-    most = most_objects(10 * PIECE_BYTES)
-    leaves = [tree() for _ in range(most - 1)]
-    assert handlers.push_messages(announcement(tree(*leaves)), None) == STORED
-    for too_many in (announcement(tree(*leaves, tree())), announcement(tree(*leaves), tree())):
-        with pytest.raises(Exception, match="E_DISK") as refused:
-            handlers.push_messages(too_many, None)
-        assert refused.value.status_code == 413
-    assert "E_DISK: connection 7 would send a message of more than 36 objects" in caplog.text
+def nested(num):
+    made = tree("leaf")
+    for index in range(num - 1):
+        made = tree(f"{index}", made)
+    return made
 
 
-def test_objects_that_are_nested_deeply_are_counted_like_others(handlers):
-    guard(PIECE_BYTES)
-    nested = tree()
-    for _ in range(100_000):
-        nested = tree(nested)
-    with pytest.raises(Exception, match="E_DISK"):
-        handlers.push_messages(announcement(nested), None)
+@pytest.mark.parametrize("shape", [wide, nested])
+def test_a_message_of_as_many_objects_as_a_report_has_is_taken_and_one_more_is_not(shape):
+    QUOTA.check_announcement(announcement(shape(QUOTA.objects)))
+    with pytest.raises(RefusedError, match="more than 52 objects"):
+        QUOTA.check_announcement(announcement(shape(QUOTA.objects + 1)))
 
 
-def test_an_object_that_is_larger_than_any_piece_is_not_taken(handlers):
-    guard(10 * PIECE_BYTES)
-    assert handlers.push_object(sent(LARGEST_OBJECT), None) == STORED
-    with pytest.raises(Exception, match="E_DISK") as refused:
-        handlers.push_object(sent(LARGEST_OBJECT + 1), None)
-    assert refused.value.status_code == 413
+@pytest.mark.parametrize(
+    "about",
+    [
+        {"reply_to_message_id": ""},  # an order to the driver
+        {"dst_node_id": 9},  # or to another site
+        {"src_node_id": 9},
+        {"message_id": "b"},  # one message, whose objects change from time to time
+    ],
+)
+def test_what_is_no_answer_of_the_site_that_sends_it_is_refused(about):
+    QUOTA.check_announcement(announcement(tree()))
+    with pytest.raises(RefusedError):
+        QUOTA.check_announcement(announcement(tree(), **about))
+
+
+def test_an_announcement_holds_one_message_and_nothing_but_names():
+    none, two, filled, told = (announcement(tree()) for _ in range(4))
+    del none.messages_list[:]
+    two.messages_list.add()
+    filled.messages_list[0].content.items.add()
+    told.messages_list[0].error.reason = "x" * (1 << 20)
+    for made in (none, two, filled, told):
+        with pytest.raises(RefusedError):
+            QUOTA.check_announcement(made)
+
+
+def test_flower_takes_no_second_set_of_objects_for_one_answer():
+    """What the bound of all that a site may leave rests on."""
+    store = SqlObjectStore(":memory:")
+    store.initialize()
+    names = [f"{index:064x}" for index in range(3)]
+    store.preregister(1, tree(names[0], tree(names[1])))
+    store.preregister(1, tree(names[0], tree(names[1])))
+    with pytest.raises(ValueError, match="different children"):
+        store.preregister(1, tree(names[0], tree(names[2])))
+
+
+def body_of(made, **changes):
+    """Return one of Flower's objects with another description."""
+    head, _, body = made.deflate().partition(b"\0")
+    return head + b"\0" + json.dumps(json.loads(body) | changes).encode()
+
+
+def test_objects_are_weighed():
+    piece = Array(np.zeros(PIECE_BYTES, np.uint8))
+    for part in get_all_nested_objects(ArrayRecord({"0": piece})).values():
+        QUOTA.check_object(part.deflate())
+    with pytest.raises(RefusedError, match="an object of"):
+        QUOTA.check_object(bytes(LARGEST_OBJECT + 1))
+
+
+def test_a_little_that_would_unfold_into_much_is_refused():
+    piece = Array(np.zeros(8, np.uint8))
+    record = ArrayRecord({"0": piece})
+    message = RecordDict({"header": ConfigRecord({"a": 1}), "section.parameters": record})
+    QUOTA.check_object(message.deflate())
+    bombs = (
+        body_of(piece, arraychunk_ids=[0, 0]),
+        body_of(piece, stype="x" * 5000),
+        body_of(record, **{f"{index}": piece.object_id for index in range(QUOTA.pieces + 1)}),
+        body_of(message, **{f"{index}": record.object_id for index in range(5)}),
+        b"Array  9\0no json",
+        b"Array  9\0[]",
+        b"RecordDict  9\0" + b"[" * 100_000,
+    )
+    for bomb in bombs:
+        with pytest.raises(RefusedError):
+            QUOTA.check_object(bomb)
+
+
+def test_a_refusal_is_a_status_for_the_site_and_a_line_for_the_coordinator(handlers, caplog):
+    guard(QUOTA.largest_report)
+    assert handlers.push_messages(announcement(tree()), None) == STORED
+    large = SimpleNamespace(object_content=bytes(LARGEST_OBJECT + 1), node=Node(node_id=NODE))
+    refused = (
+        (handlers.push_messages, announcement(tree(), dst_node_id=9)),
+        (handlers.push_object, large),
+    )
+    for handler, request in refused:
+        with pytest.raises(Exception, match="E_DISK") as error:
+            handler(request, None)
+        assert error.value.status_code == 413
+    assert "E_DISK: connection 7 would send a message that answers none" in caplog.text
 
 
 @pytest.mark.parametrize("missing", ["push_messages", "push_object"])
@@ -86,17 +182,29 @@ def test_flower_still_asks_the_guarded_names():
     assert "fleet_handlers.push_object(" in inspect.getsource(router.fleet_push_object)
 
 
-def objects_of(packet: Packet):
-    """Return what Flower makes of a packet: the tree that it announces, and the sizes of what it sends."""
-    records = packet_to_records(packet)
-    sizes = [len(part.deflate()) for part in get_all_nested_objects(records).values()]
-    return tree(get_object_tree(records)), sizes  # the message itself is around them
+def reply_with(records):
+    """Return the answer of a site's connection, as Flower's own code makes it, and its objects."""
+    asked = Message(RecordDict(), dst_node_id=NODE, message_type="train")
+    asked.metadata.__dict__["_message_id"] = "asked"
+    asked.metadata.__dict__["_src_node_id"] = SERVER
+    reply = Message(records, reply_to=asked)
+    reply.metadata.__dict__["_message_id"] = reply.object_id
+    reply.metadata.__dict__["_src_node_id"] = NODE
+    reply.metadata.__dict__["_dst_node_id"] = SERVER
+    announced = message_to_proto(
+        importlib.import_module("flwr.app.message").remove_content_from_message(reply)
+    )
+    request = PushMessagesRequest(
+        node=Node(node_id=NODE), messages_list=[announced], message_object_trees=[get_object_tree(reply)]
+    )
+    return request, get_all_nested_objects(reply).values()
 
 
 @pytest.mark.parametrize("channels", [8, 96])
-def test_every_report_of_a_study_is_within_the_quota(tmp_path, handlers, channels):
+@pytest.mark.usefixtures("flower_process")
+def test_every_answer_of_a_study_s_site_is_taken(tmp_path, channels):
     study = small_study(("a",), codec__model__channels=channels)
-    guard(largest_message(study))
+    quota = Quota(largest_message(study))
     site = make_site("a", write_volumes(tmp_path / "data", 3, 1), tmp_path / "state", study)
     state = initial_state(study)
     later = start_diffusion(state, study)
@@ -104,10 +212,12 @@ def test_every_report_of_a_study_is_within_the_quota(tmp_path, handlers, channel
         TrainOrder(study.digest, "a", Stage.CODEC, 1, state.codec),
         TrainOrder(study.digest, "a", Stage.DIFFUSION, 1, later.denoiser, later.frozen_digest, later.frozen),
     )
-    for order in orders:
-        announced, sizes = objects_of(report_to_packet(site.execute(order), "0" * 64))
-        assert handlers.push_messages(announcement(announced), None) == STORED
-        assert max(sizes) <= LARGEST_OBJECT
+    reports = [*map(site.execute, orders), FailureReport("a", ErrorCode.DATA)]
+    for report in reports:
+        request, parts = reply_with(packet_to_records(report_to_packet(report, "0" * 64)))
+        quota.check_announcement(request)
+        for part in parts:
+            quota.check_object(part.deflate())
 
 
 def test_the_server_is_started_with_the_quota_of_its_study(tmp_path):

@@ -8,6 +8,7 @@ from small_federation import small_study
 
 from common.errors import ArtifactError, RunError
 from deploy import study_driver
+from deploy.disk_need import least_room
 from deploy.study_driver import MOST_RESTARTS, _run_to_its_end, drive
 from server.events import read_events
 from server.run_folder import RunFolder
@@ -65,23 +66,41 @@ def dying(tmp_path, monkeypatch):
     """A run whose driver dies as soon as it was started, and the Flower that says so."""
     flower = Flower("finished:failed")
     monkeypatch.setattr(study_driver, "FlowerCommand", lambda coordinator, port: flower)
-    return RunFolder(tmp_path), flower
+    (tmp_path / "run").mkdir()
+    return RunFolder(tmp_path / "run"), flower
 
 
 def test_a_driver_that_dies_is_started_again_three_times_and_it_is_said(dying):
     run, flower = dying
     said = []
     with pytest.raises(RunError, match="did not finish: finished:failed"):
-        drive(SimpleNamespace(study=small_study()), run, 8000, said.append)
+        drive(SimpleNamespace(study=small_study(), folder=run.path), run, 8000, said.append)
     assert flower.submitted == 1 + MOST_RESTARTS == 4
     assert [line for line in said if "3 of 3" in line]
     restarts = [e["attempt"] for e in read_events(run.events) if e["event"] == "driver_restarted"]
     assert restarts == [1, 2, 3]
 
 
-def test_a_driver_that_dies_of_a_full_disk_is_not_started_again_and_the_disk_is_named(dying, monkeypatch):
+@pytest.mark.parametrize("full", ["coordinator", "run"])
+def test_a_driver_that_dies_of_a_full_disk_is_not_started_again_and_the_disk_is_named(
+    dying, monkeypatch, tmp_path, full
+):
     run, flower = dying
-    monkeypatch.setattr(shutil, "disk_usage", lambda folder: SimpleNamespace(free=10))
-    with pytest.raises(ArtifactError, match=r"0\.00 GB are free in .* a round of small"):
-        drive(SimpleNamespace(study=small_study()), run, 8000, print)
+    coordinator = SimpleNamespace(study=small_study(), folder=tmp_path / "coordinator")
+    coordinator.folder.mkdir()
+    place = {"coordinator": coordinator.folder, "run": run.path}[full]
+    monkeypatch.setattr(shutil, "disk_usage", lambda f: SimpleNamespace(free=10 if f == place else 1 << 40))
+    with pytest.raises(ArtifactError, match=f"0.00 GB are free in {place}, and study small may fill"):
+        drive(coordinator, run, 8000, print)
     assert flower.submitted == 1
+
+
+def test_a_study_goes_on_on_a_disk_that_it_has_filled_as_was_foreseen(dying, monkeypatch, tmp_path):
+    """What it has put there already need not be free once more."""
+    run, flower = dying
+    study = small_study()
+    room = 2 * least_room(study)
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: SimpleNamespace(free=room))
+    with pytest.raises(RunError):
+        drive(SimpleNamespace(study=study, folder=tmp_path), run, 8000, print)
+    assert flower.submitted == 1 + MOST_RESTARTS

@@ -19,6 +19,22 @@ def test_all_ways_make_the_same_sum_and_the_sampler_is_put_back(monkeypatch):
     assert samplers == private_cost.GradSampleModule.GRAD_SAMPLERS
 
 
+def test_each_way_is_measured_with_its_own_sampler(monkeypatch):
+    called = []
+
+    def noting(name, sampler):
+        return lambda *words: called.append(name) or sampler(*words)
+
+    for name in ("compute_conv_grad_sample", "conv3d_grad_sample"):
+        monkeypatch.setattr(private_cost, name, noting(name, getattr(private_cost, name)))
+    module, loss, rows = case("codec", PATIENTS)
+    rows = {"volume": rows["volume"][..., :16, :16, :16]}
+    for way, own in (("stock", "compute_conv_grad_sample"), ("hooks", "conv3d_grad_sample")):
+        called.clear()
+        step(way, module, loss, rows)
+        assert set(called) == {own}
+
+
 def test_the_table_has_every_way_and_ratio():
     network = {
         "seconds": dict.fromkeys(WAYS, 0.5),

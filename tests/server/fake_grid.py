@@ -102,13 +102,16 @@ def packed(site, asked, made=None, key=None):
     return sealed(report_to_packet(made or report(site), order_id), key or KEYS[site])
 
 
+def transport_over(grid, folder, seals=SEALS, connected=None):
+    finder = SiteFinder(grid, ("a", "b"), seals)
+    finder.node_of = dict(NODES if connected is None else connected)
+    return FlowerTransport(grid, finder, seals, Spool(folder / "spool"), RoundBoard(folder / "round.json"))
+
+
 def exchange(answer, seals=SEALS, deadline_s=5.0, connected=None, grid=None, gone=None):
     grid = FakeGrid(answer) if grid is None else grid
     with tempfile.TemporaryDirectory() as folder:
-        board = RoundBoard(Path(folder) / "round.json")
-        finder = SiteFinder(grid, ("a", "b"), seals)
-        finder.node_of = dict(NODES if connected is None else connected)
-        transport = FlowerTransport(grid, finder, seals, Spool(Path(folder) / "spool"), board)
+        transport = transport_over(grid, Path(folder), seals, connected)
         transport.gone.update(gone or ())
         found = transport.exchange([order("a"), order("b")], deadline_s)
         if gone is not None:

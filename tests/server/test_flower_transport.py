@@ -19,6 +19,7 @@ from common.federation.packet import Packet, describe
 from common.federation.packing import report_to_packet
 from common.federation.sealing import sealed, verified_header
 from common.federation.wire import packet_to_records
+from server import flower_transport
 from server.flower_transport import MOST_LOST, MOST_SENT
 from server.seals import NoSeals
 from tests.server.fake_grid import (
@@ -31,8 +32,10 @@ from tests.server.fake_grid import (
     find_sites,
     hurry,
     introduced,
+    order,
     packed,
     report,
+    transport_over,
 )
 
 pytestmark = pytest.mark.usefixtures("flower_process")
@@ -97,6 +100,60 @@ def test_a_message_that_is_lost_loses_no_work():
     found, grid = exchange(answer)
     assert [r.site for r in found.reports] == ["a", "b"]
     assert [type(packet.read()) for packet in grid.sent].count(OrderHeader) == 2
+
+
+@pytest.mark.parametrize("error", [ValueError, KeyError, TypeError, RecursionError, MemoryError])
+def test_an_answer_that_flower_cannot_unfold_is_a_lost_one(error):
+    broken = {"a"}
+
+    def answer(site, asked):
+        if site in broken:
+            broken.discard(site)
+            raise error("made to break its reader")
+        return packed(site, asked)
+
+    found, grid = exchange(answer)
+    assert [r.site for r in found.reports] == ["a", "b"]
+    assert sum(isinstance(packet.read(), FollowUp) for packet in grid.sent) == 1
+
+
+def test_a_server_that_does_not_answer_is_no_lost_answer():
+    def answer(site, asked):
+        raise ConnectionError("gone")
+
+    with pytest.raises(ConnectionError):
+        exchange(answer)
+
+
+def test_an_answer_that_came_while_another_was_fetched_is_not_lost(monkeypatch):
+    monkeypatch.setattr(flower_transport, "ANSWER_S", 0.05)
+    fetched = []
+
+    def answer(site, asked):
+        if site == "a" and not fetched:
+            return "later"
+        if site == "b":
+            time.sleep(0.2)  # a large report over a slow line
+        fetched.append(site)
+        return packed(site, asked)
+
+    found, grid = exchange(answer)
+    assert {r.site for r in found.reports} == {"a", "b"}
+    assert not any(isinstance(packet.read(), FollowUp) for packet in grid.sent)
+
+
+def test_answers_that_nobody_waits_for_do_not_stay_at_flower_s_server(tmp_path):
+    silent = {"b"}
+    grid = FakeGrid(lambda site, asked: "later" if site in silent else packed(site, asked))
+    transport = transport_over(grid, tmp_path)
+    transport.exchange([order("a"), order("b")], 0.2)
+    assert [type(packet.read()) for packet in grid.sent][-1] is Cancellation
+    (name,) = transport.unheard
+    silent.clear()
+    grid.answer = lambda site, asked: None if isinstance(asked.read(), Cancellation) else packed(site, asked)
+    transport.exchange([order("a"), order("b")], 5.0)
+    assert name not in grid.waiting
+    assert not transport.unheard
 
 
 def test_an_order_that_never_arrived_is_sent_whole_again():
