@@ -149,7 +149,7 @@ class Deployment:
         return self._started(host, name, (FEDVOX, *words), self.folder)
 
     def _started(self, host, name, words, folder, environment=ENVIRONMENT):
-        prefix = ["ip", "netns", "exec", self.hosts.namespace(host)] if self.hosts else []
+        prefix = ["ip", "netns", "exec", self.hosts.namespace(host)] if self.hosts and host else []
         log = self.folder / f"{name}.log"
         with log.open("ab") as file:
             process = subprocess.Popen(
@@ -169,7 +169,7 @@ class Deployment:
         return self.start_program(site, f"{site}-light", *words)
 
     def start_program(self, host, name, *words, environment=ENVIRONMENT):
-        """Start any program on a host, in the project's folder."""
+        """Start any program on a host, or beside all of them, in the project's folder."""
         return self._started(host, name, words, Path(__file__).parents[2], environment)
 
     def provision(self):

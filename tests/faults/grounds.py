@@ -117,6 +117,7 @@ class PrivateGround(Ground):
     tmpfs = ()
     start_from = ("--start-from", "public")
     rounds, steps = 3, 40
+    seen: StepWatch | None = None
 
     @classmethod
     def study(cls, folder: Path) -> dict:
@@ -144,6 +145,8 @@ class PrivateGround(Ground):
 
     def before(self, run: Path) -> None:
         """Let every run begin with empty ledgers: all runs are of one study, which pays for few rounds."""
+        if self.seen is not None:
+            self.seen.end()
         for site in self.sites:
             self.made.running[f"{site}-agent"].stop()
             shutil.rmtree(self.made.folder / site / "ledger")
@@ -159,7 +162,9 @@ class PrivateGround(Ground):
         counted = [e for e in read_events(run / "events.jsonl") if e["event"] == "round_finished"]
         left = sum(self.steps for event in counted if VICTIM in event["sites"])
         paid = reserved_steps(self.made.folder / VICTIM / "ledger" / "ledger.jsonl")
-        good = paid >= max(made, left) and len(counted) == self.rounds
+        good = paid >= max(made, left) and made > 0 and len(counted) == self.rounds
+        if fault.moment in ("reply", "aggregating", "checkpoint"):  # the answer lay on the disk
+            good = good and paid == left
         return good, f"{paid} steps paid for, {made} seen, {left} in {len(counted)} rounds"
 
 

@@ -1,14 +1,15 @@
 """Moments of a round, seen from outside by what lies on the disks and crosses the line: when to strike.
 
-transit          the order has left, and the site does not have it yet
+transit          the order is on its way, or about to be
 order at 90 %    so much of its tensors has reached the site
 training         the site makes steps
 reply            the site's answer lies on its disk, and the coordinator does not have it
 reply at 90 %    so much of its tensors has left the site
 aggregating      all answers are at the coordinator, and the round is not finished
-checkpoint       the next state is being written
+checkpoint       the next state is being written, or has just been
 """
 
+import contextlib
 import json
 import threading
 import time
@@ -89,9 +90,12 @@ class Round:
     @property
     def size(self) -> float:
         """Bytes of the struck order's tensors, as they lie on the site's disk; infinite before."""
-        files = [*(self.site / "state" / "orders").glob("*/parameters")]
-        files += (self.site / "state" / "orders").glob("*/frozen")
-        return max((path.stat().st_size for path in files), default=float("inf"))
+        found = [float("-inf")]
+        for name in ("parameters", "frozen"):
+            for path in (self.site / "state" / "orders").glob(f"*/{name}"):
+                with contextlib.suppress(FileNotFoundError):  # renamed meanwhile
+                    found.append(path.stat().st_size)
+        return max(found) if len(found) > 1 else float("inf")
 
     def _sent_of_reply(self) -> int:
         if not any(self._answers()):

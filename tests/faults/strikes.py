@@ -9,7 +9,6 @@ import signal
 import sqlite3
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -17,9 +16,11 @@ from pathlib import Path
 from deploy.authority import Authority
 from tests.e2e.hosts import BRIDGE, FEDVOX, Deployment, call
 from tests.faults.moments import wait_until
+from tests.faults.tun import NEAR
 
 VICTIM = "north"  # the site that faults happen to
-PROJECT = Path(__file__).parents[2]
+MOST_S = 600.0  # that a run may take, fault included
+LEAST_PACKETS = 20  # that crossed a bad line, each way
 Strike = Callable[[Deployment, Path], None]
 
 # How each process is told from all others: all words are in its command line.
@@ -32,15 +33,17 @@ PROCESSES = {
 }
 
 
-def processes(name: str) -> list[int]:
-    """Return the process numbers of a part."""
+def processes(made: Deployment, *words: str) -> list[int]:
+    """Return the processes on the deployment's own hosts whose command lines hold all words."""
+    spaces = {Path("/run/netns", made.hosts.namespace(host)).stat().st_ino for host in made.hosts.names}
     found = []
     for entry in Path("/proc").glob("[0-9]*"):
         try:
             line = (entry / "cmdline").read_bytes().decode(errors="replace").replace("\0", " ")
+            is_ours = (entry / "ns" / "net").stat().st_ino in spaces
         except OSError:
             continue
-        if all(word in line for word in PROCESSES[name]) and "ip netns exec" not in line:
+        if is_ours and all(word in line for word in words):
             found.append(int(entry.name))
     return found
 
@@ -49,12 +52,16 @@ def kill(name: str) -> Strike:
     """Return what kills a part with -9; an agent is started again, as systemd would."""
 
     def strike(made: Deployment, run: Path) -> None:
-        if name == "courier":  # there is none between two messages
-            wait_until(lambda: bool(processes(name)), 30, "a courier")
-        victims = processes(name)
-        assert victims, f"no {name}"
+        victims: list[int] = []
+
+        def found() -> bool:
+            victims[:] = processes(made, *PROCESSES[name])
+            return bool(victims)
+
+        wait_until(found, 30, f"a {name}")  # a courier is there only while it has a message
         for victim in victims:
-            os.kill(victim, signal.SIGKILL)
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(victim, signal.SIGKILL)
         if name == "agent":
             made.running[f"{VICTIM}-agent"].process.wait()
             time.sleep(1)
@@ -78,31 +85,34 @@ def cut(seconds: float) -> Strike:
 def bad_line(made: Deployment, run: Path) -> None:
     """Let a site's line have 200 ms of round trip and 5 % of loss, until the run is over."""
     hosts = made.hosts
-    ends = (hosts.namespace(VICTIM), hosts.namespace("coordinator"), hosts.address("coordinator"))
-    words = (*ends, "0.1", "0.05")
-    line = subprocess.Popen([sys.executable, "-m", "tests.faults.tun", *words], cwd=PROJECT)
+    near, far = hosts.namespace(VICTIM), hosts.namespace("coordinator")
+    words = (near, far, hosts.address("coordinator"), hosts.address(VICTIM), "0.1", "0.05")
+    line = made.start_program(None, "bad-line", sys.executable, "-m", "tests.faults.tun", *words)
     study = made.running["study"].process
-
-    def until_over() -> None:
-        study.wait()
+    try:
+        wait_until(lambda: "relays" in line.log.read_text().splitlines()[-1:], 20, "the relay")
+        wait_until(lambda: study.poll() is not None, MOST_S, "the end of the study")
+        assert line.process.poll() is None, line.log.read_text()
+        for counter in ("rx_packets", "tx_packets"):
+            passed = call("cat", f"/sys/class/net/{NEAR}/statistics/{counter}", namespace=near)
+            assert int(passed) > LEAST_PACKETS, (counter, passed)
+    finally:
         line.kill()
-
-    threading.Thread(target=until_over, daemon=True).start()
 
 
 def slow_down(made: Deployment, run: Path) -> None:
     """Let a site's agent run a tenth of the time, until the run is over."""
     agent = made.running[f"{VICTIM}-agent"].process
     study = made.running["study"].process
-
-    def hold() -> None:
-        while study.poll() is None and agent.poll() is None:
+    give_up = time.monotonic() + MOST_S
+    try:
+        while study.poll() is None and time.monotonic() < give_up:
             os.killpg(agent.pid, signal.SIGSTOP)
             time.sleep(0.9)
             os.killpg(agent.pid, signal.SIGCONT)
             time.sleep(0.1)
-
-    threading.Thread(target=hold, daemon=True).start()
+    finally:
+        os.killpg(agent.pid, signal.SIGCONT)
 
 
 def lock_database(made: Deployment, run: Path) -> None:
@@ -119,27 +129,24 @@ def expire(made: Deployment, run: Path) -> None:
     address = made.hosts.address("coordinator")
     home = made.folder / "coordinator"
     Authority(home).issue(address, days=0)
-    reload_proxy()
-    time.sleep(30)
-    words = [FEDVOX, "site", "check", f"{VICTIM}/site.yaml", "--network", "--json"]
-    said = subprocess.run(
-        ["ip", "netns", "exec", made.hosts.namespace(VICTIM), *words],
-        cwd=made.folder, capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    assert "E_CERT_EXPIRED" in said.stdout, said.stdout + said.stderr
-    made.fedvox("coordinator", "provision", "renew")
-    reload_proxy()
+    try:
+        reload_proxy(made)
+        time.sleep(30)
+        words = [FEDVOX, "site", "check", f"{VICTIM}/site.yaml", "--network", "--json"]
+        said = subprocess.run(
+            ["ip", "netns", "exec", made.hosts.namespace(VICTIM), *words],
+            cwd=made.folder, capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        assert "E_CERT_EXPIRED" in said.stdout, said.stdout + said.stderr
+    finally:
+        made.fedvox("coordinator", "provision", "renew")
+        reload_proxy(made)
 
 
-def reload_proxy() -> None:
+def reload_proxy(made: Deployment) -> None:
     """Let nginx read its certificate again."""
-    for entry in Path("/proc").glob("[0-9]*"):
-        try:
-            line = (entry / "cmdline").read_bytes().decode(errors="replace")
-        except OSError:
-            continue
-        if "nginx: master" in line:
-            os.kill(int(entry.name), signal.SIGHUP)
+    for process in processes(made, "nginx: master"):
+        os.kill(process, signal.SIGHUP)
 
 
 def skew_clock(made: Deployment, run: Path) -> None:
@@ -149,15 +156,17 @@ def skew_clock(made: Deployment, run: Path) -> None:
     site_file = made.folder / VICTIM / "site.yaml"
     wrong = ("env", "FAKETIME_DONT_FAKE_MONOTONIC=1", "faketime", "-f", "+1d", FEDVOX, "site")
     made.start_program(VICTIM, name, *wrong, "connect", site_file, "--port", 19094)
-    time.sleep(30)
-    inside = ("ip", "netns", "exec", made.hosts.namespace(VICTIM))
-    said = subprocess.run(
-        [*inside, *wrong, "check", site_file, "--network", "--json"],
-        capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    assert "E_CLOCK" in said.stdout, said.stdout + said.stderr
-    made.running[name].stop()
-    made.start_connection(VICTIM)
+    try:
+        time.sleep(30)
+        inside = ("ip", "netns", "exec", made.hosts.namespace(VICTIM))
+        said = subprocess.run(
+            [*inside, *wrong, "check", site_file, "--network", "--json"],
+            capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        assert "E_CLOCK" in said.stdout, said.stdout + said.stderr
+    finally:
+        made.running[name].stop()
+        made.start_connection(VICTIM)
 
 
 def fill_site_disk(made: Deployment, run: Path) -> None:
@@ -169,9 +178,11 @@ def fill_site_disk(made: Deployment, run: Path) -> None:
 def fill_server_disk(made: Deployment, run: Path) -> None:
     """Fill the coordinator's disk until `study run` has ended and said so; then make room and go on."""
     study = made.running["study"]
+    earlier = study.log.stat().st_size
     with Filled(made.folder / "runs"):
         study.process.wait(200)
-    assert "free some disk space" in study.log.read_text(errors="replace")
+    assert study.process.returncode == 1
+    assert b"free some disk space" in study.log.read_bytes()[earlier:]
     made.run_study(run.name)
 
 

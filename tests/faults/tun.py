@@ -1,6 +1,8 @@
 """A bad line between a site and the coordinator: every packet takes its time, and some never arrive.
 
-    python -m tests.faults.tun SITE-NAMESPACE COORDINATOR-NAMESPACE COORDINATOR-ADDRESS DELAY-S LOSS
+    python -m tests.faults.tun SITE-NAMESPACE COORDINATOR-NAMESPACE COORDINATOR SITE DELAY-S LOSS
+
+COORDINATOR and SITE are addresses.
 
 Two TUN devices, one in each namespace; packets pass through this process. For kernels without netem. Runs
 until it is killed; then the devices are gone and the old way is taken again.
@@ -36,13 +38,14 @@ def inside(namespace: str, *words: str) -> None:
     subprocess.run(["ip", "-n", namespace, *words], check=True)
 
 
-def set_up(site: str, coordinator: str, address: str) -> tuple[int, int]:
+def set_up(site: str, coordinator: str, address: str, site_address: str) -> tuple[int, int]:
     """Return both devices, routes set."""
     near, far = open_device(NEAR, site), open_device(FAR, coordinator)
     for namespace, name, own in ((site, NEAR, NEAR_ADDRESS), (coordinator, FAR, FAR_ADDRESS)):
         inside(namespace, "addr", "add", f"{own}/32", "dev", name)
         inside(namespace, "link", "set", name, "up")
-    inside(coordinator, "route", "add", f"{NEAR_ADDRESS}/32", "dev", FAR)
+    for known in (NEAR_ADDRESS, site_address):  # what is connected already keeps the address that it has
+        inside(coordinator, "route", "add", f"{known}/32", "dev", FAR)
     inside(site, "route", "add", f"{address}/32", "dev", NEAR, "src", NEAR_ADDRESS)
     return near, far
 
@@ -65,8 +68,8 @@ def relay(near: int, far: int, delay_s: float, loss: float) -> None:
 
 def main() -> None:
     """Relay until killed."""
-    site, coordinator, address, delay_s, loss = sys.argv[1:]
-    devices = set_up(site, coordinator, address)
+    site, coordinator, address, site_address, delay_s, loss = sys.argv[1:]
+    devices = set_up(site, coordinator, address, site_address)
     print("relays", flush=True)
     relay(*devices, float(delay_s), float(loss))
 
