@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from common.artifact import write_bytes_atomic
+from experiments.privacy_utility.settings import from_least_noise
 
 if TYPE_CHECKING:  # half a second that most commands never need
     from matplotlib.axes import Axes
@@ -34,8 +35,8 @@ def plot_privacy_utility(results: Mapping[str, Any], path: Path) -> None:
 
 
 def _phantoms(axes: "Axes", by_size: Mapping[str, Any], metric: str) -> None:
-    sizes = list(by_size)
-    targets = dict.fromkeys(target for summary in by_size.values() for target in summary["minus_public"])
+    sizes = sorted(by_size, key=int)
+    targets = from_least_noise({t for summary in by_size.values() for t in summary["minus_public"]})
     for offset, target in zip(np.linspace(-0.12, 0.12, len(targets)), targets, strict=True):
         there = [i for i, size in enumerate(sizes) if target in by_size[size]["minus_public"]]
         gains = [by_size[sizes[i]]["minus_public"][target][metric] for i in there]
@@ -46,7 +47,7 @@ def _phantoms(axes: "Axes", by_size: Mapping[str, Any], metric: str) -> None:
 
 
 def _mri(axes: "Axes", summary: Mapping[str, Any], metric: str) -> None:
-    targets = list(summary["minus_public"])
+    targets = from_least_noise(summary["minus_public"])
     for position, target in enumerate(targets):
         _points(axes, [position], [summary["minus_public"][target][metric]], target)
     axes.set_xticks(range(len(targets)), targets)

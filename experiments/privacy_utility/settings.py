@@ -4,6 +4,7 @@ Everything here was chosen on phantoms or on public subjects: the trainable set 
 best of `CANDIDATES` on phantoms that no other job uses, by the first primary metric at epsilon 8.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from common.diffusion.config import TrainableConfig
@@ -24,6 +25,11 @@ NO_NOISE = (
 )
 INFINITE = "inf"
 PUBLIC_ONLY = "public"
+
+
+def from_least_noise(targets: Iterable[str]) -> list[str]:
+    """Return epsilons from infinity down: files of figures keep no order."""
+    return sorted(targets, key=float, reverse=True)
 
 
 @dataclass(frozen=True)

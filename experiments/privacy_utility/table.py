@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from experiments.markdown import interval_text, markdown_table
-from experiments.privacy_utility.settings import INFINITE, PUBLIC_ONLY
+from experiments.privacy_utility.settings import INFINITE, PUBLIC_ONLY, from_least_noise
 
 Results = Mapping[str, Any]
 DIGITS = 4
@@ -54,7 +54,7 @@ def _tried(results: Results) -> str:
             str(one["trained_parameters"]),
             *(f"{one['metrics'][metric]:.{DIGITS}f}" for metric in metrics),
         ]
-        for name, one in tried.items()
+        for name, one in sorted(tried.items(), key=lambda item: (item[1]["trained_parameters"], item[0]))
     ]
     return markdown_table(["tried", "parameters", *metrics], rows)
 
@@ -63,8 +63,8 @@ def _phantoms(results: Results) -> str:
     metrics = results["primary_metrics"]
     rows = [
         [size, target, _noise(summary, target), *(_change(gain[metric]) for metric in metrics)]
-        for size, summary in results["phantoms"].items()
-        for target, gain in summary["minus_public"].items()
+        for size, summary in sorted(results["phantoms"].items(), key=lambda item: int(item[0]))
+        for target, gain in _gains(summary)
     ]
     return markdown_table(["patients a hospital", "epsilon", "sigma", *metrics], rows)
 
@@ -87,10 +87,14 @@ def _mri(summary: Mapping[str, Any]) -> str:
     first = [PUBLIC_ONLY, "", *(f"{summary['means'][PUBLIC_ONLY][metric]:.{DIGITS}f}" for metric in metrics)]
     rows = [
         [target, _noise(summary, target), *(_change(gain[metric]) for metric in metrics)]
-        for target, gain in summary["minus_public"].items()
+        for target, gain in _gains(summary)
     ]
     floor = ["real against real", "", *(_plain(summary["floor"].get(metric)) for metric in metrics)]
     return markdown_table(["epsilon", "sigma", *metrics], [first, *rows, floor])
+
+
+def _gains(summary: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:
+    return [(target, summary["minus_public"][target]) for target in from_least_noise(summary["minus_public"])]
 
 
 def _noise(summary: Mapping[str, Any], target: str) -> str:

@@ -125,9 +125,9 @@ except RunError:
 
 
 def test_the_socket_is_open_to_the_courier_and_to_nobody_else(site):
-    fedvox = Path(sys.executable).with_name("fedvox")
+    fedvox = (sys.executable, "-c", "from cli.main import run; run()")  # of this very folder
     with subprocess.Popen(
-        command_of(AGENT, GROUP, fedvox, "site", "start", site / SITE_FILE),
+        command_of(AGENT, GROUP, *fedvox, "site", "start", site / SITE_FILE),
         cwd=PROJECT, env=ENVIRONMENT, stdout=subprocess.PIPE, text=True,
     ) as agent:  # fmt: skip
         try:

@@ -4,6 +4,7 @@ import collections
 import csv
 import json
 import math
+from pathlib import Path
 
 import nibabel as nib
 import numpy as np
@@ -218,13 +219,27 @@ def test_every_private_arm_kept_a_ledger_that_says_it_is_research_and_spent_what
     assert results["phantoms"]["3"]["noise_multiplier"]["8"] == entries[0].event.noise_multiplier
 
 
+def test_rows_go_from_least_noise_to_most_and_from_few_patients_to_many():
+    results = json.loads(
+        (Path(__file__).parents[2] / "experiments" / "results" / "privacy_utility.json").read_text()
+    )
+    firsts = [
+        row.split("|")[1:3] for row in privacy_utility_text(results).splitlines() if row.startswith("|")
+    ]
+    cells = [" ".join(cell.strip() for cell in row) for row in firsts]
+    assert [c.split()[0] for c in cells if c.endswith(" 8")] == ["25", "100", "300", "1000"]
+    assert [c.split()[0] for c in cells if c.split()[0] in ("inf", "8", "3", "1")] == ["inf", "8", "3", "1"]
+
+
 def test_the_words_and_the_picture_say_what_was_found(story, tmp_path):
     _, results, _, _ = story
     text = privacy_utility_text(results)
     for part in ("Epsilon is that of one run", "| 3 | 8 |", "real against real", *PRIMARY_METRICS):
         assert part in text
     assert ("**Not informative**" in text) is not results["hippocampus"]["informative"]
-    plot_privacy_utility(results, tmp_path / "plot.png")
+    kept = json.loads(json.dumps(results, sort_keys=True))  # as in the committed file
+    assert privacy_utility_text(kept) == text
+    plot_privacy_utility(kept, tmp_path / "plot.png")
     assert (tmp_path / "plot.png").read_bytes()[:4] == b"\x89PNG"
     json.dumps(results)
 

@@ -42,15 +42,15 @@ def plant(mutant: Mutant, folder: Path) -> None:
     path.write_text(text.replace(mutant.old, mutant.new), encoding="utf-8")
 
 
-def passes(tests: Sequence[str], folder: str) -> bool:
-    """Return whether ``tests`` pass in the copy in ``folder``."""
+def failure_of(tests: Sequence[str], folder: str) -> str:
+    """Return how ``tests`` fail in the copy in ``folder``; nothing if they pass."""
     # -m puts the copy before the installed project on the path.
     words = [sys.executable, "-m", "pytest", "-x", "-q", "-m", "not slow", *tests]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1"}
     done = subprocess.run(words, cwd=folder, env=environment, capture_output=True, text=True, check=False)
     if done.returncode not in {0, 1}:
         raise SystemExit(f"the tests could not run\n{done.stdout[-2000:]}{done.stderr[-2000:]}")
-    return done.returncode == 0
+    return done.stdout[-2000:] if done.returncode else ""
 
 
 def survives(mutant: Mutant) -> bool:
@@ -58,7 +58,7 @@ def survives(mutant: Mutant) -> bool:
     with tempfile.TemporaryDirectory() as folder:
         copy_project(Path(folder))
         plant(mutant, Path(folder))
-        return passes(mutant.tests, folder)
+        return not failure_of(mutant.tests, folder)
 
 
 def refuse_failing_tests() -> None:
@@ -66,8 +66,8 @@ def refuse_failing_tests() -> None:
     every = sorted({test for mutant in MUTANTS for test in mutant.tests})
     with tempfile.TemporaryDirectory() as folder:
         copy_project(Path(folder))
-        if not passes(every, folder):
-            raise SystemExit("tests fail without any planted bug; run `make test`")
+        if failure := failure_of(every, folder):
+            raise SystemExit(f"tests fail without any planted bug\n{failure}")
 
 
 def main() -> int:
