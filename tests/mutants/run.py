@@ -24,7 +24,8 @@ WORKERS = 2
 
 
 def copy_project(folder: Path) -> None:
-    """Copy what tests need to ``folder``."""
+    """Copy what tests need to ``folder``, where other users may read it too."""
+    folder.chmod(0o755)
     for part in PARTS:
         source = ROOT / part
         if source.is_dir():
@@ -42,10 +43,10 @@ def plant(mutant: Mutant, folder: Path) -> None:
     path.write_text(text.replace(mutant.old, mutant.new), encoding="utf-8")
 
 
-def failure_of(tests: Sequence[str], folder: str) -> str:
+def failure_of(tests: Sequence[str], folder: str, *options: str) -> str:
     """Return how ``tests`` fail in the copy in ``folder``; nothing if they pass."""
     # -m puts the copy before the installed project on the path.
-    words = [sys.executable, "-m", "pytest", "-x", "-q", "-m", "not slow", *tests]
+    words = [sys.executable, "-m", "pytest", "-x", "-q", "-m", "not slow", *options, *tests]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1"}
     done = subprocess.run(words, cwd=folder, env=environment, capture_output=True, text=True, check=False)
     if done.returncode not in {0, 1}:
@@ -66,7 +67,7 @@ def refuse_failing_tests() -> None:
     every = sorted({test for mutant in MUTANTS for test in mutant.tests})
     with tempfile.TemporaryDirectory() as folder:
         copy_project(Path(folder))
-        if failure := failure_of(every, folder):
+        if failure := failure_of(every, folder, "-n", str(WORKERS), "--dist", "loadfile"):
             raise SystemExit(f"tests fail without any planted bug\n{failure}")
 
 
