@@ -82,7 +82,7 @@ def command_of(user, group, *words):
     steps = [f"hold{n}=$(mktemp -d) && mount --bind {quote(str(p))} $hold{n}" for n, p in enumerate(kept)]
     steps.append(f"mount -t tmpfs -o mode=755 none {quote(str(closed[0]))}")
     steps += [f"mkdir -p {quote(str(p))}" for p in kept]
-    steps += [f"mount --move $hold{n} {quote(str(p))}" for n, p in enumerate(kept)]
+    steps += [f"mount --move $hold{n} {quote(str(p))} && rmdir $hold{n}" for n, p in enumerate(kept)]
     return ["unshare", "-m", "sh", "-c", " && ".join([*steps, 'exec "$@"']), "sh", *who]
 
 
