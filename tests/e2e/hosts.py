@@ -164,7 +164,9 @@ class Deployment:
         return self.running[name]
 
     def start_light(self, site, manner):
-        """Start a light site, which needs neither agent nor connection."""
+        """Start a light site, which needs neither agent nor connection, once the server lets it in."""
+        log = self.running["server"].log
+        self.wait_for(lambda: "sites that may connect" in log.read_text(errors="replace"), 120, "admission")
         words = (sys.executable, "-m", "tests.e2e.light_site", self.address, manner, self.folder / site)
         return self.start_program(site, f"{site}-light", *words)
 
