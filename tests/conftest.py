@@ -22,6 +22,14 @@ def flower_process(monkeypatch):
         monkeypatch.setattr(TaskIdentity, name, 1)
 
 
+@pytest.fixture
+def hurried(monkeypatch, flower_process):
+    """Let the server's side of Flower wait for no seconds."""
+    from tests.server.fake_grid import hurry
+
+    hurry(monkeypatch)
+
+
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
     """Two sites' volumes, four patients each; many files have data of their own by this name."""

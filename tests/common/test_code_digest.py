@@ -13,3 +13,11 @@ def test_the_code_digest_changes_with_any_file_and_with_nothing_else(tmp_path, m
     assert code_digest.code_digest() == first
     (tmp_path / "client" / "module.py").write_text("x = 2\n")
     assert code_digest.code_digest() != first
+
+
+def test_other_parts_have_a_digest_of_their_own(tmp_path, monkeypatch):
+    monkeypatch.setattr(code_digest, "__file__", str(tmp_path / "common" / "code_digest.py"))
+    (tmp_path / "pins.txt").write_text("a==1")
+    first = code_digest.code_digest(["pins.txt"])
+    (tmp_path / "pins.txt").write_text("a==2")
+    assert code_digest.code_digest(["pins.txt"]) != first

@@ -27,7 +27,7 @@ from tests.small_federation import (
 )
 
 SAME = "same weights"
-FEDERATION = {"round_deadline_s": 300, "round_attempts": 5}
+TRAINING = {"local_steps": 60, "batch_size": 2}
 
 
 class Ground:
@@ -51,16 +51,20 @@ class Ground:
     @classmethod
     def study(cls, folder: Path) -> dict:
         """Return the study; what it starts from is put into the folder."""
-        training = {"rounds": 3, "local_steps": 60, "batch_size": 2}
         return _plain(
             small_study(
                 cls.sites,
-                codec__training=training,
+                codec__training={**TRAINING, "rounds": 3},
                 codec__model__discriminator=None,
-                diffusion__training={**training, "rounds": 1},
-                federation={"sites": list(cls.sites), **FEDERATION},
+                diffusion__training={**TRAINING, "rounds": 1},
+                federation=cls.federation(),
             )
         )
+
+    @classmethod
+    def federation(cls, round_deadline_s: float = 300) -> dict:
+        """Return the study's block of that name."""
+        return {"sites": list(cls.sites), "round_deadline_s": round_deadline_s, "round_attempts": 5}
 
     def open(self) -> None:
         """Start everything, and see how a run ends that nothing happens to."""
@@ -139,7 +143,7 @@ class PrivateGround(Ground):
                     "draws": 2,
                 },
                 diffusion__training={"rounds": cls.rounds, "local_steps": cls.steps, "batch_size": 2},
-                federation={"sites": list(cls.sites), **FEDERATION},
+                federation=cls.federation(),
             )
         )
 
@@ -179,18 +183,11 @@ class LargeGround(Ground):
 
     @classmethod
     def study(cls, folder: Path) -> dict:
-        training = {"rounds": 1, "local_steps": 1, "batch_size": 2}
-        return _plain(
-            small_study(
-                cls.sites,
-                codec__model__channels=688,
-                codec__model__num_res_blocks=1,
-                codec__model__discriminator=None,
-                codec__training=training,
-                diffusion__training=training,
-                federation={"sites": list(cls.sites), "round_deadline_s": 1000, "round_attempts": 5},
-            )
-        )
+        small, once = Ground.study(folder), {**TRAINING, "local_steps": 1, "rounds": 1}
+        small["codec"]["model"] |= {"channels": 688, "num_res_blocks": 1}
+        for stage in ("codec", "diffusion"):
+            small[stage]["training"] |= once
+        return small | {"federation": cls.federation(round_deadline_s=1000)}
 
     def start(self) -> None:
         """The other site is a light one: its training would only take time."""

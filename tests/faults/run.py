@@ -7,7 +7,6 @@ holds it. After a run that did not end well the federation is made anew.
     python -m tests.faults.run [WORD...]     only faults whose ground and title hold all words
 """
 
-import hashlib
 import json
 import signal
 import sys
@@ -15,7 +14,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from common.artifact import sha256_of_file
+from common.code_digest import code_digest
 from tests.e2e.hosts import CAN_HAVE_HOSTS, hospitals
 from tests.faults.faults import Fault
 from tests.faults.grounds import GROUNDS, Ground
@@ -23,7 +22,6 @@ from tests.faults.moments import wait_until
 from tests.faults.strikes import MOST_S
 
 RESULTS = Path("build") / "faults.json"
-ROOT = Path(__file__).parents[2]
 CODE = (
     "common",
     "client",
@@ -36,18 +34,11 @@ CODE = (
 )
 
 
-def digest() -> str:
-    """Return the SHA-256 of all that a result rests on."""
-    places = [ROOT / name for name in CODE]
-    files = {path for place in places for path in ([place] if place.is_file() else place.rglob("*.py"))}
-    return hashlib.sha256("".join(sha256_of_file(path) for path in sorted(files)).encode()).hexdigest()
-
-
 class Results:
     """What was done with this very code, kept from call to call."""
 
     def __init__(self) -> None:
-        self.code = digest()
+        self.code = code_digest(CODE)
         known = json.loads(RESULTS.read_text()) if RESULTS.is_file() else {}
         self.done = known.get("done", {}) if known.get("code") == self.code else {}
 

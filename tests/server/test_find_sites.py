@@ -20,17 +20,11 @@ from tests.server.fake_grid import (
     FakeGrid,
     exchange,
     find_sites,
-    hurry,
     introduced,
     packed,
 )
 
-pytestmark = pytest.mark.usefixtures("flower_process")
-
-
-@pytest.fixture(autouse=True)
-def quick(monkeypatch):
-    hurry(monkeypatch)
+pytestmark = pytest.mark.usefixtures("hurried")
 
 
 def test_sites_are_found_by_what_they_say_under_their_seal():

@@ -30,7 +30,6 @@ from tests.server.fake_grid import (
     FakeGrid,
     exchange,
     find_sites,
-    hurry,
     introduced,
     order,
     packed,
@@ -38,12 +37,7 @@ from tests.server.fake_grid import (
     transport_over,
 )
 
-pytestmark = pytest.mark.usefixtures("flower_process")
-
-
-@pytest.fixture(autouse=True)
-def quick(monkeypatch):
-    hurry(monkeypatch)
+pytestmark = pytest.mark.usefixtures("hurried")
 
 
 def test_each_site_s_report_arrives_and_bytes_are_counted():

@@ -14,14 +14,9 @@ from common.federation.sealing import sealed
 from server import flower_transport
 from server.flower_transport import MOST_LOST
 from server.seals import StudySeals
-from tests.server.fake_grid import COORDINATOR, KEYS, PUBLIC, FakeGrid, exchange, hurry, introduced, packed
+from tests.server.fake_grid import COORDINATOR, KEYS, PUBLIC, FakeGrid, exchange, introduced, packed
 
-pytestmark = pytest.mark.usefixtures("flower_process")
-
-
-@pytest.fixture(autouse=True)
-def quick(monkeypatch):
-    hurry(monkeypatch)
+pytestmark = pytest.mark.usefixtures("hurried")
 
 
 def test_a_site_that_is_offline_for_a_while_loses_nothing():
