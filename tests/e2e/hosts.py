@@ -165,8 +165,7 @@ class Deployment:
 
     def start_light(self, site, manner):
         """Start a light site, which needs neither agent nor connection, once the server lets it in."""
-        log = self.running["server"].log
-        self.wait_for(lambda: "sites that may connect" in log.read_text(errors="replace"), 120, "admission")
+        self.wait_for_admission()
         words = (sys.executable, "-m", "tests.e2e.light_site", self.address, manner, self.folder / site)
         return self.start_program(site, f"{site}-light", *words)
 
@@ -207,6 +206,11 @@ class Deployment:
         for site in self.sites:
             self.start_agent(site)
             self.start_connection(site)
+
+    def wait_for_admission(self):
+        """Wait until the server lets sites in: what nobody starts again must not come earlier."""
+        log = self.running["server"].log
+        self.wait_for(lambda: "sites that may connect" in log.read_text(errors="replace"), 120, "admission")
 
     def run_study(self, name=None, *words):
         """Start the study, or go on with it; it ends by itself."""

@@ -80,6 +80,7 @@ def arms(tmp_path_factory):
     made = Deployment(folder, study.model_dump(mode="json", exclude_none=True))
     made.provision()
     made.start_server()
+    made.wait_for_admission()
     for index, site in enumerate(SITES):
         made.start_agent(site)
         socket = folder / site / "run" / "agent.sock"
