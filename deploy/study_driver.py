@@ -18,6 +18,9 @@ from server.run_folder import RunFolder
 from server.state import is_finished
 
 POLL_S = 1.0
+DRIVEN_S = (
+    30.0  # after which Flower is asked although a driver is at work: each question starts its command line
+)
 ASK_AGAIN_S = 3.0
 SERVER_UP_S = 60.0
 MOST_RESTARTS = 3
@@ -118,7 +121,16 @@ def _run_to_its_end(flower: FlowerCommand, run: RunFolder) -> str:
                 "start the executor: fedvox server start executor",
             )
         time.sleep(POLL_S)
+        if status == RUNNING:
+            _wait_while_driven(run)
     return status
+
+
+def _wait_while_driven(run: RunFolder) -> None:
+    """Return as soon as no driver is at work on the run, or it is time to ask Flower nevertheless."""
+    ask_at = time.monotonic() + DRIVEN_S
+    while run.is_driven and time.monotonic() < ask_at:
+        time.sleep(POLL_S)
 
 
 def sealed_manifest(manifest: Path, key: SealKey) -> Path:

@@ -19,11 +19,12 @@ import json
 import platform
 import secrets
 import shutil
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import yaml
 
@@ -35,6 +36,7 @@ from common.study import Study
 
 RUN_FILE = "run.json"
 RESULTS = ("report.html", "metrics.json", "montages", "tensorboard", "synthetic")
+LOCK_TRIES, LOCK_AGAIN_S = 20, 0.05
 PACKAGES = ("fedvox", "torch", "flwr", "monai", "numpy", "nibabel", "ray")
 
 
@@ -148,14 +150,27 @@ class RunFolder:
         Raises:
             RunError: Another process drives it.
         """
-        with (self.path / ".driver.lock").open("w") as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
-                raise RunError(
-                    f"{self.path} is driven by another process", "wait for it, or stop it"
-                ) from None
+        with self._driver_lock.open("w") as lock:
+            for _ in range(LOCK_TRIES):
+                if _is_locked(lock, fcntl.LOCK_EX):
+                    break
+                time.sleep(LOCK_AGAIN_S)  # it may only be somebody who asks whether it is driven
+            else:
+                raise RunError(f"{self.path} is driven by another process", "wait for it, or stop it")
             yield
+
+    @property
+    def is_driven(self) -> bool:
+        """Whether a process drives the run now."""
+        try:
+            with self._driver_lock.open() as lock:
+                return not _is_locked(lock, fcntl.LOCK_SH)
+        except FileNotFoundError:
+            return False
+
+    @property
+    def _driver_lock(self) -> Path:
+        return self.path / ".driver.lock"
 
     @property
     def mark(self) -> str:
@@ -201,6 +216,15 @@ class RunFolder:
     def synthetic(self) -> Path:
         """Where synthetic volumes go by default."""
         return self.path / "synthetic"
+
+
+def _is_locked(file: IO[str], kind: int) -> bool:
+    """Return whether the lock was to be had; it is held until the file is closed."""
+    try:
+        fcntl.flock(file, kind | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def versions() -> dict[str, str]:

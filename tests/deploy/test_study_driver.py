@@ -1,6 +1,8 @@
 """How long the driver of a study is waited for, and how often it is started again."""
 
 import shutil
+import threading
+import time
 from types import SimpleNamespace
 
 import pytest
@@ -42,6 +44,30 @@ def quick(monkeypatch):
 def test_it_is_waited_for_while_it_runs(tmp_path):
     flower = Flower("pending", "starting", *["running"] * 40, "finished:completed")
     assert _run_to_its_end(flower, RunFolder(tmp_path)) == "finished:completed"
+
+
+def test_flower_is_asked_rarely_while_a_driver_is_at_work_and_soon_after_it_has_ended(tmp_path):
+    """Each question is a process of a second; a study may take days."""
+    run = RunFolder(tmp_path)
+    flower, asked = Flower("running"), []
+
+    def status(identifier):
+        asked.append(run.is_driven)
+        return "running" if run.is_driven else "finished:completed"
+
+    flower.status = status
+    driver = threading.Thread(target=drive_for_a_while, args=(run,))
+    driver.start()
+    while not run.is_driven:
+        time.sleep(0.01)
+    assert _run_to_its_end(flower, run) == "finished:completed"
+    driver.join()
+    assert asked == [True, False]
+
+
+def drive_for_a_while(run):
+    with run.driven_by_one():
+        time.sleep(0.5)
 
 
 def test_a_run_that_nobody_starts_is_an_error_that_names_who_should(tmp_path):

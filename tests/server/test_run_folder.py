@@ -1,6 +1,7 @@
 """Whose run a folder holds, and what a start that was killed in the middle leaves."""
 
 import json
+import threading
 
 import pytest
 from small_federation import small_study
@@ -61,3 +62,22 @@ def test_a_run_has_one_driver_at_a_time(tmp_path):
         pass
     with run.driven_by_one():
         pass
+
+
+def test_whether_a_run_is_driven_can_be_asked_and_keeps_no_driver_off(tmp_path):
+    run = RunFolder.create_or_resume(tmp_path / "run", small_study(), {})
+    assert not run.is_driven
+    with run.driven_by_one():
+        assert run.is_driven
+        assert run.is_driven  # having asked locks nothing
+    over = threading.Event()
+    asking = threading.Thread(target=lambda: [run.is_driven for _ in iter(over.is_set, True)])
+    asking.start()
+    try:
+        for _ in range(200):
+            with run.driven_by_one():
+                assert run.is_driven
+    finally:
+        over.set()
+        asking.join()
+    assert not run.is_driven
