@@ -1,6 +1,6 @@
-"""What faults happen to: three federations of hosts, and how a run of each is judged.
+"""What faults happen to: three federations of hosts, and how a round of each is judged.
 
-small     three sites, a small model: it must end with the weights of an undisturbed run
+small     three sites, a small model: every round must end with the weights of an undisturbed run
 private   two sites under differential privacy: no ledger may know of less than what was done
 large     a model of 200 MB: of it, too, little may cross the line twice, and nothing is trained twice
 """
@@ -26,8 +26,9 @@ from tests.small_federation import (
     write_volumes,
 )
 
-SAME = "same weights"
+SAME, OTHER = "same weights", "other weights"
 TRAINING = {"local_steps": 60, "batch_size": 2}
+Verdict = tuple[bool, str]
 
 
 class Ground:
@@ -39,22 +40,24 @@ class Ground:
 
     name = "small"
     sites = ("north", "south", "west")
-    faults = OF_A_SMALL_MODEL
-    struck = ("codec", 2)  # stage and round
+    runs = OF_A_SMALL_MODEL
+    stage, first = "codec", 2  # whose rounds are struck, from which on
+    spare = 2  # rounds that may go by before the moment was seen
     tmpfs = ("runs", f"{VICTIM}/state")  # folders with disks of their own, that can be filled
     start_from: tuple = ()
+    has_reference = True
 
     def __init__(self, made: Deployment) -> None:
         self.made = made
-        self.undisturbed = ""
+        self.undisturbed: dict[str, object] = {}
 
     @classmethod
-    def study(cls, folder: Path) -> dict:
+    def study(cls, folder: Path, rounds: int) -> dict:
         """Return the study; what it starts from is put into the folder."""
         return _plain(
             small_study(
                 cls.sites,
-                codec__training={**TRAINING, "rounds": 3},
+                codec__training={**TRAINING, "rounds": rounds},
                 codec__model__discriminator=None,
                 diffusion__training={**TRAINING, "rounds": 1},
                 federation=cls.federation(),
@@ -67,18 +70,13 @@ class Ground:
         return {"sites": list(cls.sites), "round_deadline_s": round_deadline_s, "round_attempts": 5}
 
     def open(self) -> None:
-        """Start everything, and see how a run ends that nothing happens to."""
+        """Start everything."""
         for name in self.tmpfs:
             (self.made.folder / name).mkdir(parents=True, exist_ok=True)
             call("mount", "-t", "tmpfs", "-o", "size=1300m", "none", self.made.folder / name)
         for site in self.sites:
             self.made.fedvox(site, "site", "approve", f"{site}/site.yaml", "--yes", "--runs", 999)
         self.start()
-        run = self.made.folder / "runs" / "undisturbed"
-        self.before(run)
-        self.made.run_study(run.name, *self.start_from)
-        self.made.finished(600)
-        self.note(run)
 
     def start(self) -> None:
         """Start server and sites."""
@@ -92,21 +90,30 @@ class Ground:
     def before(self, run: Path) -> None:
         """Make ready for a run."""
 
-    def note(self, run: Path) -> None:
-        """Remember how the undisturbed run ended."""
-        self.undisturbed = self.model(run)
+    def round(self, run: Path, index: int) -> Round:
+        """Return a round that is to be struck."""
+        return Round(run, self.made.folder / VICTIM, self.stage, index)
 
-    def watch(self, run: Path) -> Round:
-        """Return what tells the moments of the round that is struck."""
-        return Round(run, self.made.folder / VICTIM, *self.struck)
+    def note(self, round_: Round) -> None:
+        """Remember a round of the run that nothing happens to."""
+        self.undisturbed.update(round_.states())
 
-    def verdict(self, fault: Fault, run: Path) -> tuple[bool, str]:
-        """Return whether a finished run ended as it must, and how."""
-        same = self.model(run) == self.undisturbed
-        return same, SAME if same else "other weights"
+    def note_end(self, run: Path) -> None:
+        """Remember how that run ended."""
+        self.undisturbed["model"] = self._model(run)
 
-    def model(self, run: Path) -> str:
-        """Return the digest of a run's model."""
+    def verdict(self, fault: Fault, round_: Round) -> Verdict:
+        """Return whether a round that is over ended as it must, and how."""
+        states = round_.states()
+        same = bool(states) and all(self.undisturbed[name] == state for name, state in states.items())
+        return same, SAME if same else OTHER
+
+    def last_verdict(self, run: Path) -> Verdict:
+        """Return whether a run that is over ended as it must, and how."""
+        same = self._model(run) == self.undisturbed["model"]
+        return same, SAME if same else OTHER
+
+    def _model(self, run: Path) -> str:
         words = ("study", "status", "--run", f"runs/{run.name}", "--json")
         return json.loads(self.made.fedvox("coordinator", *words))["model"]
 
@@ -116,15 +123,16 @@ class PrivateGround(Ground):
 
     name = "private"
     sites = (VICTIM, "south")
-    faults = OF_A_PRIVATE_STUDY
-    struck = ("diffusion", 2)
+    runs = OF_A_PRIVATE_STUDY
+    stage = "diffusion"
     tmpfs = ()
     start_from = ("--start-from", "public")
-    rounds, steps = 3, 40
+    has_reference = False  # noise is never the same
+    steps = 40
     seen: StepWatch | None = None
 
     @classmethod
-    def study(cls, folder: Path) -> dict:
+    def study(cls, folder: Path, rounds: int) -> dict:
         for seed, site in enumerate(cls.sites):
             write_patient_table(write_volumes(folder / "data" / site, 6, seed))
         public, state = small_study(("public",)), public_state()
@@ -139,10 +147,10 @@ class PrivateGround(Ground):
                     "sampling_rate": 0.5,
                     "nominal_patients": 6,
                     "noise_multiplier": 40.0,
-                    "spare_rounds": 2,
+                    "spare_rounds": rounds,
                     "draws": 2,
                 },
-                diffusion__training={"rounds": cls.rounds, "local_steps": cls.steps, "batch_size": 2},
+                diffusion__training={"rounds": rounds, "local_steps": cls.steps, "batch_size": 2},
                 federation=cls.federation(),
             )
         )
@@ -158,18 +166,39 @@ class PrivateGround(Ground):
             self.made.start_agent(site)
         self.seen = StepWatch(self.made.folder / VICTIM)
 
-    def verdict(self, fault: Fault, run: Path) -> tuple[bool, str]:
-        """Compare the victim's ledger with the rounds that counted and with the steps that were seen."""
-        made = self.seen.end()
+    def verdict(self, fault: Fault, round_: Round) -> Verdict:
+        """Compare what the victim's ledger says of a round with what was seen and what counted."""
+        seen, paid = self.seen.steps_of(round_.index), self._paid(round_.index)
+        good = (
+            paid >= seen > 0
+            and paid >= self.steps
+            and VICTIM in self._sites_by_round(round_.run)[round_.index]
+        )
+        if fault.moment in ("reply", "aggregating", "checkpoint"):  # the answer lay on the disk
+            good = good and paid == self.steps
+        return good, f"{paid} steps paid for, {seen} seen, {self.steps} counted"
+
+    def last_verdict(self, run: Path) -> Verdict:
+        """Compare the whole of the books."""
         for site in self.sites:
             self.made.fedvox(site, "site", "ledger", "verify", f"{site}/site.yaml")
-        counted = [e for e in read_events(run / "events.jsonl") if e["event"] == "round_finished"]
-        left = sum(self.steps for event in counted if VICTIM in event["sites"])
-        paid = reserved_steps(self.made.folder / VICTIM / "ledger" / "ledger.jsonl")
-        good = paid >= max(made, left) and made > 0 and len(counted) == self.rounds
-        if fault.moment in ("reply", "aggregating", "checkpoint"):  # the answer lay on the disk
-            good = good and paid == left
-        return good, f"{paid} steps paid for, {made} seen, {left} in {len(counted)} rounds"
+        rounds = self._sites_by_round(run)
+        seen, counted = self.seen.end(), self.steps * sum(VICTIM in sites for sites in rounds.values())
+        paid = self._paid()
+        good = (
+            paid >= seen > 0
+            and paid >= counted
+            and len(rounds) == self.made.study["diffusion"]["training"]["rounds"]
+        )
+        return good, f"{paid} steps paid for, {seen} seen, {counted} in {len(rounds)} rounds"
+
+    def _paid(self, index: int | None = None) -> int:
+        return reserved_steps(self.made.folder / VICTIM / "ledger" / "ledger.jsonl", index)
+
+    @staticmethod
+    def _sites_by_round(run: Path) -> dict[int, list[str]]:
+        events = read_events(run / "events.jsonl")
+        return {e["round"]: list(e["sites"]) for e in events if e["event"] == "round_finished"}
 
 
 class LargeGround(Ground):
@@ -177,13 +206,13 @@ class LargeGround(Ground):
 
     name = "large"
     sites = (VICTIM, "south")
-    faults = OF_A_LARGE_MODEL
-    struck = ("codec", 1)
+    runs = OF_A_LARGE_MODEL
+    first, spare = 1, 0
     tmpfs = ()
 
     @classmethod
-    def study(cls, folder: Path) -> dict:
-        small, once = Ground.study(folder), {**TRAINING, "local_steps": 1, "rounds": 1}
+    def study(cls, folder: Path, rounds: int) -> dict:
+        small, once = Ground.study(folder, rounds), {**TRAINING, "local_steps": 1, "rounds": 1}
         small["codec"]["model"] |= {"channels": 688, "num_res_blocks": 1}
         for stage in ("codec", "diffusion"):
             small[stage]["training"] |= once
@@ -200,24 +229,27 @@ class LargeGround(Ground):
         self.line = Line(self.made.hosts.names.index(VICTIM))
         self.trained = self._trainings()
 
-    def note(self, run: Path) -> None:
-        super().note(run)
+    def round(self, run: Path, index: int) -> Round:
+        return Round(run, self.made.folder / VICTIM, self.stage, index, line=self.line)
+
+    def note(self, round_: Round) -> None:
         self.usual = (self.line.down, self.line.up)
+        super().note(round_)
 
-    def watch(self, run: Path) -> Round:
-        return Round(run, self.made.folder / VICTIM, *self.struck, line=self.line)
-
-    def verdict(self, fault: Fault, run: Path) -> tuple[bool, str]:
-        """Compare the bytes that crossed the victim's line, both ways, with those of an undisturbed run."""
-        size = self.watch(run).size
-        resent = max(self.line.down - self.usual[0], self.line.up - self.usual[1]) / size
+    def verdict(self, fault: Fault, round_: Round) -> Verdict:
+        """Compare the bytes that crossed the victim's line, both ways, with those of an undisturbed round."""
+        resent = max(self.line.down - self.usual[0], self.line.up - self.usual[1]) / round_.size
         trained = self._trainings() - self.trained
-        same, words = super().verdict(fault, run)
-        good = same and resent <= fault.most_resent and trained == len(("codec", "diffusion"))
-        return good, f"{words}, {resent:.1%} of {size / 1e6:.0f} MB sent again, {trained} orders trained"
+        same, words = super().verdict(fault, round_)
+        good = same and resent <= fault.most_resent and trained == 1
+        return (
+            good,
+            f"{words}, {resent:.1%} of {round_.size / 1e6:.0f} MB sent again, trained {trained} times",
+        )
 
     def _trainings(self) -> int:
-        return (self.made.folder / f"{VICTIM}-agent.log").read_text(errors="replace").count(": begun")
+        log = (self.made.folder / f"{VICTIM}-agent.log").read_text(errors="replace")
+        return sum(f"{self.stage} round" in line and ": begun" in line for line in log.splitlines())
 
 
 GROUNDS = (Ground, PrivateGround, LargeGround)
@@ -227,7 +259,13 @@ def _plain(study) -> dict:
     return study.model_dump(mode="json", exclude_none=True)
 
 
-def reserved_steps(path: Path) -> int:
-    """Return the steps that a ledger's lines reserve, read without the code that wrote them."""
+def reserved_steps(path: Path, index: int | None = None) -> int:
+    """Return the steps that a ledger's lines reserve, read without the code that wrote them.
+
+    Args:
+        path: The ledger's lines.
+        index: Of the round; None is all.
+    """
     entries = [json.loads(line)["entry"] for line in path.read_text().splitlines()]
-    return sum(entry["event"]["steps"] for entry in entries if entry["kind"] == "RESERVE")
+    reserved = [e for e in entries if e["kind"] == "RESERVE"]
+    return sum(e["event"]["steps"] for e in reserved if index in (None, e["order"]["round_index"]))

@@ -16,7 +16,8 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from common.artifact import read_snapshot
+from common.artifact import read_manifest, read_snapshot
+from common.errors import ArtifactError
 from server.round_board import ANSWERED
 from tests.e2e.hosts import BRIDGE
 
@@ -66,7 +67,7 @@ class Round:
         """Return whether the moment is now."""
         board = read_snapshot(self.run / "round.json")
         if (board.get("stage"), board.get("round")) != (self.stage, self.index):
-            return moment == "checkpoint" and self._is_past(board)
+            return moment == "checkpoint" and self.is_past
         states = {name: facts["state"] for name, facts in board["sites"].items()}
         if moment in ("aggregating", "checkpoint"):
             return set(states.values()) == {ANSWERED} if moment == "aggregating" else self._is_being_written()
@@ -84,8 +85,8 @@ class Round:
         return now[moment]()
 
     def _is_being_written(self) -> bool:
-        partial = (self.run / "checkpoints").glob(f".{self.stage}-{self.index:04d}.partial-*")
-        return any(partial) or self._is_written()
+        partial = (self.run / "checkpoints").glob(f".{self._name(self.index)}.partial-*")
+        return any(partial) or self.is_past
 
     @property
     def size(self) -> float:
@@ -104,11 +105,26 @@ class Round:
             self._up_before = self.line.up
         return self.line.up - self._up_before
 
-    def _is_past(self, board) -> bool:
-        return bool(board) and self._is_written()
+    @property
+    def is_past(self) -> bool:
+        """Whether its state is written, or that of a later one."""
+        return any(index >= self.index for index in self._written())
 
-    def _is_written(self) -> bool:
-        return (self.run / "checkpoints" / f"{self.stage}-{self.index:04d}").is_dir()
+    def states(self) -> dict[str, object]:
+        """Return the digests of the stage's states that are there, by their names."""
+        found = {}
+        for index in self._written():
+            name = self._name(index)
+            with contextlib.suppress(ArtifactError):  # removed meanwhile: it is old
+                found[name] = read_manifest(self.run / "checkpoints" / name)["files"]
+        return found
+
+    def _written(self) -> list[int]:
+        folders = (self.run / "checkpoints").glob(f"{self.stage}-*")
+        return sorted(int(folder.name.removeprefix(f"{self.stage}-")) for folder in folders)
+
+    def _name(self, index: int) -> str:
+        return f"{self.stage}-{index:04d}"
 
     def _progress(self) -> tuple[int, int]:
         facts = read_snapshot(self.site / "state" / "progress.json")
@@ -135,16 +151,20 @@ class StepWatch:
     def __init__(self, site: Path) -> None:
         self._path = site / "state" / "progress.json"
         self._last = self._now()
-        self._ended: list[int] = []
+        self._ended: list[list[int]] = []  # round, and steps made in one go
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._look, daemon=True)
         self._thread.start()
 
     def end(self) -> int:
-        """Return the steps."""
+        """Return all steps."""
         self._over.set()
         self._thread.join()
-        return sum(self._ended)
+        return sum(steps for _, steps in self._ended)
+
+    def steps_of(self, index: int) -> int:
+        """Return the steps of a round."""
+        return sum(steps for found, steps in self._ended if found == index)
 
     def _now(self) -> tuple:
         facts = read_snapshot(self._path)
@@ -158,9 +178,9 @@ class StepWatch:
             before, self._last = self._last, now
             goes_on = bool(self._ended) and before[1] == now[1] and before[2] < now[2]
             if goes_on:
-                self._ended[-1] = now[2]
+                self._ended[-1][1] = now[2]
             else:
-                self._ended.append(now[2])
+                self._ended.append([now[1], now[2]])
 
 
 def wait_until(condition: Callable[[], bool], seconds: float, what: str) -> None:

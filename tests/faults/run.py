@@ -1,8 +1,9 @@
-"""Break federations in every way of `faults.py`, one run each, and see what comes of it: `make faults`.
+"""Break federations in every way of `faults.py` and see what comes of it: `make faults`.
 
-Hosts in network namespaces, as in `make e2e`. Prints a table; exit code 1 says that a run did not end as it
-must. What ended well with this very code, these faults included, is not done again: build/faults.json
-holds it. After a run that did not end well the federation is made anew.
+Hosts in network namespaces, as in `make e2e`. In every run of a study several faults happen, one in a round,
+and each round is judged. Prints a table; exit code 1 says that something did not end as it must. What ended
+well with this very code, these faults included, is not done again: build/faults.json holds it. After a run
+that did not end well the federation is made anew.
 
     python -m tests.faults.run [WORD...]     only faults whose ground and title hold all words
 """
@@ -16,10 +17,9 @@ from pathlib import Path
 
 from common.code_digest import code_digest
 from tests.e2e.hosts import CAN_HAVE_HOSTS, hospitals
+from tests.faults.course import Course
 from tests.faults.faults import Fault
 from tests.faults.grounds import GROUNDS, Ground
-from tests.faults.moments import wait_until
-from tests.faults.strikes import MOST_S
 
 RESULTS = Path("build") / "faults.json"
 CODE = (
@@ -47,7 +47,7 @@ class Results:
         return bool(self.done.get(title, {}).get("good"))
 
     def note(self, title: str, good: bool, found: str, seconds: float) -> None:
-        """Keep and print how a run ended."""
+        """Keep and print how a fault ended."""
         self.done[title] = {"good": good, "found": found, "seconds": round(seconds)}
         RESULTS.parent.mkdir(exist_ok=True)
         RESULTS.write_text(json.dumps({"code": self.code, "done": self.done}, indent=1))
@@ -58,53 +58,48 @@ def title_of(ground: type[Ground], fault: Fault) -> str:
     return f"{ground.name}: {fault.title}"
 
 
-def disturbed(ground: Ground, fault: Fault, index: int) -> tuple[bool, str]:
-    """Run the study and let the fault happen; return whether it ended as it must, and how."""
-    made = ground.made
-    run = made.folder / "runs" / f"fault-{index:02d}"
-    ground.before(run)
-    struck = ground.watch(run)
-    process = made.run_study(run.name, *ground.start_from).process
-    wait_until(lambda: struck.is_there(fault.moment) or process.poll() is not None, 200, fault.moment)
-    if process.poll() is not None:
-        return False, f"the run was over before {fault.moment}"
-    fault.strike(made, run)
-    process = made.running["study"].process  # a strike may have started it again
-    give_up = time.monotonic() + MOST_S
-    while process.poll() is None and time.monotonic() < give_up:
-        time.sleep(0.2)
-    if process.poll() is None:
-        made.running["study"].kill()
-        return False, f"not over after {MOST_S:.0f} s"
-    if process.returncode != 0:
-        return False, made.running["study"].log.read_text(errors="replace").strip().splitlines()[-1]
-    return ground.verdict(fault, run)
+def strike_run(ground: Ground, name: str, faults: list[Fault], results: Results) -> bool:
+    """Let faults happen to one run; return whether all was well. One whose round never came is left out."""
+    course, struck, good = Course(ground, name), [], True
+    for fault in faults:
+        started = time.monotonic()
+        try:
+            if not course.wait_for(fault.moment):
+                break
+            good, found = course.strike(fault)
+        except Exception as error:
+            good, found = False, f"{type(error).__name__}: {error}"
+        results.note(title_of(type(ground), fault), good, found, time.monotonic() - started)
+        if not good:
+            return False
+        struck.append(fault)
+    good, found = course.end() if struck else (False, "the run was over before it could happen")
+    for fault in [] if good else struck or faults:
+        results.note(title_of(type(ground), fault), False, f"at the end of the run: {found}", 0)
+    if good:
+        print(f"       {ground.name}: the run ended: {found}", flush=True)
+    return good
 
 
-def strike_all(kind: type[Ground], faults: list[tuple[int, Fault]], results: Results) -> int:
-    """Let faults happen to a federation, until one does not end well; return how many happened."""
+def strike_all(kind: type[Ground], runs: list[list[Fault]], results: Results) -> None:
+    """Let faults happen to a federation, until a run does not end well."""
     with tempfile.TemporaryDirectory(prefix=f"faults-{kind.name}-") as name:
         folder = Path(name)
-        with hospitals(folder, kind.study(folder)) as made:
-            ground, num = kind(made), 0
+        rounds = kind.first - 1 + max(map(len, runs)) + kind.spare
+        with hospitals(folder, kind.study(folder, rounds)) as made:
+            ground = kind(made)
             try:
                 ground.open()
-                for index, fault in faults:
-                    started = time.monotonic()
-                    try:
-                        good, found = disturbed(ground, fault, index)
-                    except Exception as error:
-                        good, found = False, f"{type(error).__name__}: {error}"
-                    results.note(title_of(kind, fault), good, found, time.monotonic() - started)
-                    num += 1
-                    if not good:
+                if kind.has_reference:
+                    Course(ground, "undisturbed").note_all()
+                for index, faults in enumerate(runs):
+                    if not strike_run(ground, f"struck-{index}", faults, results):
                         break
             finally:
                 try:
                     made.stop()
                 finally:
                     ground.close()
-    return num
 
 
 def main() -> int:
@@ -115,14 +110,21 @@ def main() -> int:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # or hosts and mounts would be left
     words = sys.argv[1:]
     results, started = Results(), time.monotonic()
-    if not any(all(w in title_of(kind, fault) for w in words) for kind in GROUNDS for fault in kind.faults):
-        print("no fault of that name")
-        return 2
+    tried: set[str] = set()
+
+    def to_do(kind: type[Ground]) -> list[list[Fault]]:
+        """Return the runs that are left, with the faults that are left; each is tried once."""
+
+        def is_left(title: str) -> bool:
+            return all(word in title for word in words) and not results.is_good(title) and title not in tried
+
+        runs = [[fault for fault in run if is_left(title_of(kind, fault))] for run in kind.runs]
+        return [run for run in runs if run]
+
     for kind in GROUNDS:
-        named = [(index, fault, title_of(kind, fault)) for index, fault in enumerate(kind.faults)]
-        wanted = [(i, f) for i, f, t in named if all(word in t for word in words) and not results.is_good(t)]
-        while wanted:
-            wanted = wanted[strike_all(kind, wanted, results) :]
+        while runs := to_do(kind):
+            strike_all(kind, runs, results)
+            tried.update(title for title, result in results.done.items() if not result["good"])
     bad = [title for title, result in results.done.items() if not result["good"]]
     num, minutes = len(results.done), (time.monotonic() - started) / 60
     print(

@@ -1,6 +1,6 @@
 """What is done to a federation.
 
-Each takes the deployment and the run's folder, and mends what nobody else would mend.
+Each takes the deployment and the round that is struck, and mends what nobody else would mend.
 """
 
 import contextlib
@@ -15,13 +15,13 @@ from pathlib import Path
 
 from deploy.authority import Authority
 from tests.e2e.hosts import BRIDGE, FEDVOX, Deployment, call
-from tests.faults.moments import wait_until
+from tests.faults.moments import Round, wait_until
 from tests.faults.tun import NEAR
 
 VICTIM = "north"  # the site that faults happen to
-MOST_S = 600.0  # that a run may take, fault included
+MOST_S = 300.0  # that a round may take while something lasts
 LEAST_PACKETS = 20  # that crossed a bad line, each way
-Strike = Callable[[Deployment, Path], None]
+Strike = Callable[[Deployment, Round], None]
 
 # How each process is told from all others: all words are in its command line.
 PROCESSES = {
@@ -51,7 +51,7 @@ def processes(made: Deployment, *words: str) -> list[int]:
 def kill(name: str) -> Strike:
     """Return what kills a part with -9; an agent is started again, as systemd would."""
 
-    def strike(made: Deployment, run: Path) -> None:
+    def strike(made: Deployment, struck: Round) -> None:
         victims: list[int] = []
 
         def found() -> bool:
@@ -73,7 +73,7 @@ def kill(name: str) -> Strike:
 def cut(seconds: float) -> Strike:
     """Return what takes a site's link down for some time."""
 
-    def strike(made: Deployment, run: Path) -> None:
+    def strike(made: Deployment, struck: Round) -> None:
         device = f"{BRIDGE}o{made.hosts.names.index(VICTIM)}"
         call("ip", "link", "set", device, "down")
         time.sleep(seconds)
@@ -82,16 +82,15 @@ def cut(seconds: float) -> Strike:
     return strike
 
 
-def bad_line(made: Deployment, run: Path) -> None:
-    """Let a site's line have 200 ms of round trip and 5 % of loss, until the run is over."""
+def bad_line(made: Deployment, struck: Round) -> None:
+    """Let a site's line have 200 ms of round trip and 5 % of loss, until the round is over."""
     hosts = made.hosts
     near, far = hosts.namespace(VICTIM), hosts.namespace("coordinator")
     words = (near, far, hosts.address("coordinator"), hosts.address(VICTIM), "0.1", "0.05")
     line = made.start_program(None, "bad-line", sys.executable, "-m", "tests.faults.tun", *words)
-    study = made.running["study"].process
     try:
         wait_until(lambda: "relays" in line.log.read_text().splitlines()[-1:], 20, "the relay")
-        wait_until(lambda: study.poll() is not None, MOST_S, "the end of the study")
+        wait_until(lambda: struck.is_past, MOST_S, "the end of the round")
         assert line.process.poll() is None, line.log.read_text()
         for counter in ("rx_packets", "tx_packets"):
             passed = call("cat", f"/sys/class/net/{NEAR}/statistics/{counter}", namespace=near)
@@ -100,13 +99,12 @@ def bad_line(made: Deployment, run: Path) -> None:
         line.kill()
 
 
-def slow_down(made: Deployment, run: Path) -> None:
-    """Let a site's agent run a tenth of the time, until the run is over."""
+def slow_down(made: Deployment, struck: Round) -> None:
+    """Let a site's agent run a tenth of the time, until the round is over."""
     agent = made.running[f"{VICTIM}-agent"].process
-    study = made.running["study"].process
     give_up = time.monotonic() + MOST_S
     try:
-        while study.poll() is None and time.monotonic() < give_up:
+        while not struck.is_past and time.monotonic() < give_up:
             os.killpg(agent.pid, signal.SIGSTOP)
             time.sleep(0.9)
             os.killpg(agent.pid, signal.SIGCONT)
@@ -115,7 +113,7 @@ def slow_down(made: Deployment, run: Path) -> None:
         os.killpg(agent.pid, signal.SIGCONT)
 
 
-def lock_database(made: Deployment, run: Path) -> None:
+def lock_database(made: Deployment, struck: Round) -> None:
     """Hold Flower's database locked for 20 seconds, four times as long as it waits for it."""
     connection = sqlite3.connect(made.folder / "coordinator" / "superlink.db", timeout=60)
     connection.execute("BEGIN EXCLUSIVE")
@@ -124,7 +122,7 @@ def lock_database(made: Deployment, run: Path) -> None:
     connection.close()
 
 
-def expire(made: Deployment, run: Path) -> None:
+def expire(made: Deployment, struck: Round) -> None:
     """Let the server's certificate be expired for half a minute; then renew it."""
     address = made.hosts.address("coordinator")
     home = made.folder / "coordinator"
@@ -149,7 +147,7 @@ def reload_proxy(made: Deployment) -> None:
         os.kill(process, signal.SIGHUP)
 
 
-def skew_clock(made: Deployment, run: Path) -> None:
+def skew_clock(made: Deployment, struck: Round) -> None:
     """Let a site's connection have a clock that is a day ahead, for half a minute."""
     name = f"{VICTIM}-connection"
     made.running[name].stop()
@@ -169,13 +167,13 @@ def skew_clock(made: Deployment, run: Path) -> None:
         made.start_connection(VICTIM)
 
 
-def fill_site_disk(made: Deployment, run: Path) -> None:
+def fill_site_disk(made: Deployment, struck: Round) -> None:
     """Fill the site's disk until it has said so, then make room."""
     with Filled(made.folder / VICTIM / "state"):
-        wait_until(lambda: "E_DISK" in events(run), 200, "E_DISK")
+        wait_until(lambda: "E_DISK" in events(struck.run), 200, "E_DISK")
 
 
-def fill_server_disk(made: Deployment, run: Path) -> None:
+def fill_server_disk(made: Deployment, struck: Round) -> None:
     """Fill the coordinator's disk until `study run` has ended and said so; then make room and go on."""
     study = made.running["study"]
     earlier = study.log.stat().st_size
@@ -183,7 +181,7 @@ def fill_server_disk(made: Deployment, run: Path) -> None:
         study.process.wait(200)
     assert study.process.returncode == 1
     assert b"free some disk space" in study.log.read_bytes()[earlier:]
-    made.run_study(run.name)
+    made.run_study(struck.run.name)
 
 
 class Filled:
