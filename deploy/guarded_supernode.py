@@ -1,10 +1,12 @@
-"""Flower's SuperNode with a lock: it runs no app but those whose hashes the site has allowed.
+"""Flower's SuperNode, kept in step and with a lock: it runs no app but those whose hashes the site allows.
 
     python -m deploy.guarded_supernode HASH[,HASH...] FLOWER-SUPERNODE-ARGUMENTS...
 
-Flower 1.41 can verify apps by signatures of its hub alone, so its verification is replaced. That takes names
-that are not its public interface: the version is pinned, a test covers them, and if one is missing nothing
-starts.
+Flower 1.41 can verify apps by signatures of its hub alone, so its verification is replaced. And it sends one
+answer for every message that it takes, whichever that is: after one that belongs to no message at hand, such
+as the failure of a courier whose run was over, every answer would wait for the next message, for ever. Both
+take names that are not its public interface: the version is pinned, tests cover them, and if one is missing
+nothing starts.
 """
 
 import contextlib
@@ -16,7 +18,8 @@ from collections.abc import Callable, Collection, Iterator
 from typing import Any
 
 _CONNECTION, _VERIFY, _START = "http_request_response", "_verify_fab", "start_client_internal"
-_GET_FAB = 4  # of what the connection yields
+_ANSWER = "_push_messages"
+_RECEIVE, _SEND, _GET_FAB = 1, 2, 4  # of what the connection yields
 
 
 class GuardError(RuntimeError):
@@ -34,12 +37,14 @@ def guard(allowed: Collection[str]) -> Callable[[], None]:
     for module, name in (
         (inside, _CONNECTION),
         (inside, _VERIFY),
+        (inside, _ANSWER),
         (command, _START),
         (command, "flower_supernode"),
     ):
         if not callable(getattr(module, name, None)):
             raise GuardError(f"{module.__name__} has no {name}: install the pinned version of flwr")
     connect, start = getattr(inside, _CONNECTION), getattr(command, _START)
+    steps = _InStep()
 
     @contextlib.contextmanager
     def connection(*words: Any, **options: Any) -> Iterator[tuple[Any, ...]]:
@@ -53,6 +58,7 @@ def guard(allowed: Collection[str]) -> Callable[[], None]:
                 return dataclasses.replace(fab, verifications={**fab.verifications, "valid_license": "site"})
 
             parts[_GET_FAB] = marked
+            parts[_RECEIVE], parts[_SEND] = steps.receiving(parts[_RECEIVE]), steps.sending(parts[_SEND])
             yield tuple(parts)
 
     def verified(fab: Any, entities: Any) -> bool:  # noqa: ARG001
@@ -60,11 +66,50 @@ def guard(allowed: Collection[str]) -> Callable[[], None]:
 
     setattr(inside, _CONNECTION, connection)
     setattr(inside, _VERIFY, verified)
+    setattr(inside, _ANSWER, steps.answering(getattr(inside, _ANSWER)))
     setattr(
         command, _START, lambda **options: start(**{**options, "trusted_entities": {"site": "allow-list"}})
     )
     found: Callable[[], None] = command.flower_supernode
     return found
+
+
+class _InStep:
+    """Lets no message be received before the last one is answered, whatever else is sent meanwhile."""
+
+    def __init__(self) -> None:
+        self._unanswered = ""
+
+    def receiving(self, receive: Callable[[], Any]) -> Callable[[], Any]:
+        """Return ``receive``, which notes what is to be answered."""
+
+        def received() -> Any:
+            found = receive()
+            if found is not None:
+                self._unanswered = found[0].metadata.message_id
+            return found
+
+        return received
+
+    def sending(self, send: Callable[..., Any]) -> Callable[..., Any]:
+        """Return ``send``, which notes what was answered; Flower tries each answer once."""
+
+        def sent(message: Any, *rest: Any) -> Any:
+            if message.metadata.reply_to_message_id == self._unanswered:
+                self._unanswered = ""
+            return send(message, *rest)
+
+        return sent
+
+    def answering(self, send_what_is_there: Callable[..., None]) -> Callable[..., None]:
+        """Return Flower's wait for an answer, which ends with the right one."""
+
+        def answered(**options: Any) -> None:
+            send_what_is_there(**options)
+            while self._unanswered:
+                send_what_is_there(**options)
+
+        return answered
 
 
 def main() -> None:
