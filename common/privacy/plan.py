@@ -6,6 +6,7 @@ is what runs. Nothing in it depends on patients: numbers of patients are nominal
 
 import math
 from collections.abc import Callable, Sequence
+from functools import cache
 from typing import Annotated, Literal
 
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
@@ -85,6 +86,8 @@ class PrivacyPlan(FrozenModel):
 
 
 _DIGITS = 4  # of sigma
+_PRECISION = 10**-_DIGITS
+_LEAST_RATIO = 1e-3  # that the root finder is told: it can do nothing with 0, nor with infinity
 _LARGEST_NOISE = 1e5
 _LAXER = "raise epsilon, or take fewer steps or a lower sampling rate"
 
@@ -111,6 +114,7 @@ def calibrate(
     def events(noise_multiplier: float) -> list[SampledGaussian]:
         return [plan.with_noise(noise_multiplier).event for plan in plans]
 
+    @cache
     def spent(noise_multiplier: float) -> float:
         return epsilon(events(noise_multiplier), delta)
 
@@ -131,17 +135,39 @@ def calibrate(
     too_little = 0.85 * enough
     while spent(too_little) <= target_epsilon:
         too_little *= 0.7
-    smallest = _smallest(lambda sigma: spent(sigma) <= target_epsilon, too_little, enough)
-    noise = enough if smallest is None else smallest
+    noise = _crossing(lambda sigma: spent(sigma) / target_epsilon, too_little, enough)
     return tuple(plan.with_noise(noise) for plan in plans), spent(noise)
 
 
+def _crossing(ratio: Callable[[float], float], low: float, high: float) -> float:
+    """Return the least sigma, to `_DIGITS` digits, at which a falling ratio is at most 1.
+
+    The accountants take seconds for each sigma, and what they say is smooth: a root finder asks a third as
+    often as bisection.
+
+    Args:
+        ratio: Of sigma.
+        low: A sigma at which it is above 1.
+        high: One at which it is not.
+    """
+    # Here late: most processes calibrate nothing.
+    from scipy.optimize import brentq
+
+    def height(log_sigma: float) -> float:
+        return math.log(min(max(ratio(math.exp(log_sigma)), _LEAST_RATIO), 1 / _LEAST_RATIO))
+
+    root = math.exp(brentq(height, math.log(low), math.log(high), xtol=_PRECISION / 4))
+    sigma = round(math.ceil(root / _PRECISION) * _PRECISION, _DIGITS)
+    while ratio(sigma) > 1:
+        sigma = round(sigma + _PRECISION * max(1.0, sigma), _DIGITS)
+    return float(min(sigma, high))
+
+
 def _smallest(suffices: Callable[[float], bool], low: float, high: float) -> float | None:
-    """Return the least sigma between the bounds, to `_DIGITS` digits, at which a falling condition holds."""
+    """Return the least sigma between the bounds, to `_DIGITS` digits, at which a cheap condition holds."""
     if not suffices(high):
         return None
-    while high - low > 10**-_DIGITS * high / 2:
+    while high - low > _PRECISION * high / 2:
         middle = math.sqrt(low * high)
         low, high = (low, middle) if suffices(middle) else (middle, high)
-    rounded: float = math.ceil(high * 10**_DIGITS) / 10**_DIGITS
-    return min(rounded, high) if not suffices(rounded) else rounded
+    return high
