@@ -1,5 +1,6 @@
 """Flower's command line, pointed at the server on this machine: that interface has no other client."""
 
+import contextlib
 import fcntl
 import json
 import os
@@ -100,6 +101,11 @@ class FlowerCommand:
         if not answer.get("success"):
             raise RunError(f"the run was not taken: {answer.get('error-message')}", "fedvox server start")
         return str(answer["run-id"])
+
+    def stop(self, identifier: str) -> None:
+        """Let Flower call a run over; one that is over already is no error, nor is a server that is down."""
+        with contextlib.suppress(RunError):
+            self._call("stop", identifier, SERVER)
 
     def status(self, identifier: str) -> str:
         """Return what Flower calls a run's state, such as ``finished:completed``, or ``unknown``.

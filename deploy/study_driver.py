@@ -1,5 +1,6 @@
 """Drives a study over the coordinator's own Flower server: on its host, where alone runs can be submitted."""
 
+import math
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -24,6 +25,7 @@ DRIVEN_S = (
 ASK_AGAIN_S = 3.0
 SERVER_UP_S = 60.0
 MOST_RESTARTS = 3
+GONE_S = 10.0  # that no driver is at work before it counts as dead: Flower takes a minute and more to say so
 OVER, RUNNING = "finished", "running"
 START_S = 300.0  # within which a run is running, or again
 DRIVER = "driver"  # file with Flower's identifier of the run's driver
@@ -109,10 +111,14 @@ def _run_to_its_end(flower: FlowerCommand, run: RunFolder) -> str:
         identifier = flower.submit(run.path)
         write_text_atomic(noted, identifier + "\n")  # whoever drives next goes on with this one
     heard = begun = time.monotonic()
+    driven = math.inf  # when a driver was last at work
     while not (status := flower.status(identifier)).startswith(OVER):
         now = time.monotonic()
         heard = heard if status == UNKNOWN else now
         begun = now if status == RUNNING else begun
+        if now > driven + GONE_S and status == RUNNING:
+            flower.stop(identifier)
+            return "stopped, its driver died"
         if now > heard + SERVER_UP_S:
             break  # the server is gone, or has forgotten the run
         if now > begun + START_S and status != UNKNOWN:
@@ -121,8 +127,9 @@ def _run_to_its_end(flower: FlowerCommand, run: RunFolder) -> str:
                 "start the executor: fedvox server start executor",
             )
         time.sleep(POLL_S)
-        if status == RUNNING:
+        if status == RUNNING and run.is_driven:
             _wait_while_driven(run)
+            driven = time.monotonic()
     return status
 
 

@@ -22,6 +22,7 @@ class Flower:
     def __init__(self, *states):
         self.states = list(states)
         self.submitted = 0
+        self.stopped = []
 
     def admit_sites(self):
         pass
@@ -29,6 +30,9 @@ class Flower:
     def submit(self, folder):
         self.submitted += 1
         return "7"
+
+    def stop(self, identifier):
+        self.stopped.append(identifier)
 
     def status(self, identifier):
         return self.states.pop(0) if len(self.states) > 1 else self.states[0]
@@ -38,6 +42,7 @@ class Flower:
 def quick(monkeypatch):
     monkeypatch.setattr(study_driver, "POLL_S", 0.01)
     monkeypatch.setattr(study_driver, "START_S", 0.2)
+    monkeypatch.setattr(study_driver, "GONE_S", 0.2)
     monkeypatch.setattr(study_driver, "SERVER_UP_S", 0.2)
 
 
@@ -63,6 +68,18 @@ def test_flower_is_asked_rarely_while_a_driver_is_at_work_and_soon_after_it_has_
     assert _run_to_its_end(flower, run) == "finished:completed"
     driver.join()
     assert asked == [True, False]
+    assert not flower.stopped
+
+
+def test_a_driver_that_dies_is_noticed_before_flower_notices(tmp_path):
+    run, flower = RunFolder(tmp_path), Flower("running")
+    driver = threading.Thread(target=drive_for_a_while, args=(run,))
+    driver.start()
+    while not run.is_driven:
+        time.sleep(0.01)
+    assert "driver died" in _run_to_its_end(flower, run)
+    driver.join()
+    assert flower.stopped == ["7"]
 
 
 def drive_for_a_while(run):

@@ -22,7 +22,7 @@ from tests.e2e.command_line import fedvox
 from tests.small_federation import write_volumes
 
 FEDVOX = Path(sys.executable).with_name("fedvox")
-BRIDGE, NETWORK = "fvx", "10.77.0"
+NETWORK = "10.77.0"
 ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "COLUMNS": "200"}
 CAN_HAVE_HOSTS = os.geteuid() == 0 and shutil.which("ip") is not None and shutil.which("nginx") is not None
 
@@ -49,25 +49,31 @@ class Hosts:
 
     Attributes:
         names: Of the hosts, the coordinator first.
+        bridge: Name of what joins them, and the beginning of all others; who has another disturbs nobody.
     """
 
     names: tuple[str, ...]
+    bridge: str = "fvx"
 
     def address(self, name):
         return f"{NETWORK}.{self.names.index(name) + 1}"
 
     def namespace(self, name):
-        return f"{BRIDGE}-{name}"
+        return f"{self.bridge}-{name}"
+
+    def outside(self, name):
+        """The outer end of a host's line."""
+        return f"{self.bridge}o{self.names.index(name)}"
 
     def __enter__(self):
         self._remove()
-        call("ip", "link", "add", BRIDGE, "type", "bridge")
-        call("ip", "link", "set", BRIDGE, "up")
+        call("ip", "link", "add", self.bridge, "type", "bridge")
+        call("ip", "link", "set", self.bridge, "up")
         for index, name in enumerate(self.names):
-            space, inside, outside = self.namespace(name), f"{BRIDGE}i{index}", f"{BRIDGE}o{index}"
+            space, inside, outside = self.namespace(name), f"{self.bridge}i{index}", self.outside(name)
             call("ip", "netns", "add", space)
             call("ip", "link", "add", outside, "type", "veth", "peer", "name", inside)
-            call("ip", "link", "set", outside, "master", BRIDGE, "up")
+            call("ip", "link", "set", outside, "master", self.bridge, "up")
             call("ip", "link", "set", inside, "netns", space)
             call("ip", "addr", "add", f"{self.address(name)}/24", "dev", inside, namespace=space)
             for device in ("lo", inside):
@@ -80,9 +86,8 @@ class Hosts:
     def _remove(self):
         for name in self.names:
             subprocess.run(["ip", "netns", "del", self.namespace(name)], capture_output=True, check=False)
-        for index, _ in enumerate(self.names):
-            subprocess.run(["ip", "link", "del", f"{BRIDGE}o{index}"], capture_output=True, check=False)
-        subprocess.run(["ip", "link", "del", BRIDGE], capture_output=True, check=False)
+        for link in (*map(self.outside, self.names), self.bridge):
+            subprocess.run(["ip", "link", "del", link], capture_output=True, check=False)
 
 
 needs_hosts = [
@@ -243,13 +248,16 @@ class Deployment:
 
 
 @contextlib.contextmanager
-def hospitals(folder: Path, study: dict):
-    """Yield a provisioned deployment on hosts of their own; whoever has other volumes has written them."""
+def hospitals(folder: Path, study: dict, **about):
+    """Yield a provisioned deployment on hosts of their own; whoever has other volumes has written them.
+
+    ``about`` are attributes of `Hosts`.
+    """
     sites = study["federation"]["sites"]
     for seed, site in enumerate(sites):
         if not (folder / "data" / site).exists():
             write_volumes(folder / "data" / site, 6, seed)
-    with Hosts(("coordinator", *sites)) as hosts:
+    with Hosts(("coordinator", *sites), **about) as hosts:
         made = Deployment(folder, study, hosts, port=443)
         try:
             made.provision()

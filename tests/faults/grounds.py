@@ -226,7 +226,7 @@ class LargeGround(Ground):
         self.made.start_light("south", "honest")
 
     def before(self, run: Path) -> None:
-        self.line = Line(self.made.hosts.names.index(VICTIM))
+        self.line = Line(self.made.hosts.outside(VICTIM))
         self.trained = self._trainings()
 
     def round(self, run: Path, index: int) -> Round:
@@ -250,9 +250,6 @@ class LargeGround(Ground):
     def _trainings(self) -> int:
         log = (self.made.folder / f"{VICTIM}-agent.log").read_text(errors="replace")
         return sum(f"{self.stage} round" in line and ": begun" in line for line in log.splitlines())
-
-
-GROUNDS = (Ground, PrivateGround, LargeGround)
 
 
 def _plain(study) -> dict:

@@ -19,7 +19,6 @@ from pathlib import Path
 from common.artifact import read_manifest, read_snapshot
 from common.errors import ArtifactError
 from server.round_board import ANSWERED
-from tests.e2e.hosts import BRIDGE
 
 LOOK_S = 0.002
 
@@ -28,11 +27,11 @@ class Line:
     """The bytes that cross a host's line from now on.
 
     Args:
-        index: Of the host.
+        device: The outer end of the line.
     """
 
-    def __init__(self, index: int) -> None:
-        self._folder = Path(f"/sys/class/net/{BRIDGE}o{index}/statistics")
+    def __init__(self, device: str) -> None:
+        self._folder = Path(f"/sys/class/net/{device}/statistics")
         self._at_first = (0, 0)
         self._at_first = (self.down, self.up)
 

@@ -2,13 +2,14 @@
 
 Hosts in network namespaces, as in `make e2e`. In every run of a study several faults happen, one in a round,
 and each round is judged. Prints a table; exit code 1 says that something did not end as it must. What ended
-well with this very code, these faults included, is not done again: build/faults.json holds it. After a run
+well with this very code, these faults included, is not done again: build/faults/ holds it. After a run
 that did not end well the federation is made anew.
 
     python -m tests.faults.run [WORD...]     only faults whose ground and title hold all words
 """
 
 import json
+import multiprocessing
 import signal
 import sys
 import tempfile
@@ -19,9 +20,11 @@ from common.code_digest import code_digest
 from tests.e2e.hosts import CAN_HAVE_HOSTS, hospitals
 from tests.faults.course import Course
 from tests.faults.faults import Fault
-from tests.faults.grounds import GROUNDS, Ground
+from tests.faults.grounds import Ground, LargeGround, PrivateGround
 
-RESULTS = Path("build") / "faults.json"
+RESULTS = Path("build") / "faults"
+# Side by side: most of the time they wait, for Flower to notice what has happened.
+LANES: tuple[tuple[type[Ground], ...], ...] = ((Ground,), (PrivateGround, LargeGround))
 CODE = (
     "common",
     "client",
@@ -35,22 +38,20 @@ CODE = (
 
 
 class Results:
-    """What was done with this very code, kept from call to call."""
+    """What was done to one federation with this very code, kept from call to call."""
 
-    def __init__(self) -> None:
+    def __init__(self, kind: type[Ground]) -> None:
         self.code = code_digest(CODE)
-        known = json.loads(RESULTS.read_text()) if RESULTS.is_file() else {}
-        self.done = known.get("done", {}) if known.get("code") == self.code else {}
-
-    def is_good(self, title: str) -> bool:
-        """Return whether a fault need not be tried again."""
-        return bool(self.done.get(title, {}).get("good"))
+        self.path = RESULTS / f"{kind.name}.json"
+        known = json.loads(self.path.read_text()) if self.path.is_file() else {}
+        done = known.get("done", {}) if known.get("code") == self.code else {}
+        self.done = {title: result for title, result in done.items() if result["good"]}
 
     def note(self, title: str, good: bool, found: str, seconds: float) -> None:
         """Keep and print how a fault ended."""
         self.done[title] = {"good": good, "found": found, "seconds": round(seconds)}
-        RESULTS.parent.mkdir(exist_ok=True)
-        RESULTS.write_text(json.dumps({"code": self.code, "done": self.done}, indent=1))
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self.path.write_text(json.dumps({"code": self.code, "done": self.done}, indent=1))
         print(f"{'ok ' if good else 'BAD'} {seconds:4.0f} s  {title}: {found}", flush=True)
 
 
@@ -86,7 +87,7 @@ def strike_all(kind: type[Ground], runs: list[list[Fault]], results: Results) ->
     with tempfile.TemporaryDirectory(prefix=f"faults-{kind.name}-") as name:
         folder = Path(name)
         rounds = kind.first - 1 + max(map(len, runs)) + kind.spare
-        with hospitals(folder, kind.study(folder, rounds)) as made:
+        with hospitals(folder, kind.study(folder, rounds), bridge=f"fv{kind.name[0]}") as made:
             ground = kind(made)
             try:
                 ground.open()
@@ -102,36 +103,52 @@ def strike_all(kind: type[Ground], runs: list[list[Fault]], results: Results) ->
                     ground.close()
 
 
+def work_off(kinds: tuple[type[Ground], ...], words: list[str]) -> None:
+    """Do what is left of some federations, one after the other; each fault is tried once."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # or hosts and mounts would be left
+    for kind in kinds:
+        results = Results(kind)
+        while left := [title for title in titles_of(kind, words) if title not in results.done]:
+            runs = [[fault for fault in run if title_of(kind, fault) in left] for run in kind.runs]
+            strike_all(kind, [run for run in runs if run], results)
+
+
+def titles_of(kind: type[Ground], words: list[str]) -> list[str]:
+    """Return the titles of a federation's faults that hold all words."""
+    titles = [title_of(kind, fault) for run in kind.runs for fault in run]
+    return [title for title in titles if all(word in title for word in words)]
+
+
 def main() -> int:
     """Do what is not done yet; return the exit code."""
     if not CAN_HAVE_HOSTS:
         print("skipped: needs root, ip (iproute2) and nginx")
         return 0
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # or hosts and mounts would be left
-    words = sys.argv[1:]
-    results, started = Results(), time.monotonic()
-    tried: set[str] = set()
-
-    def to_do(kind: type[Ground]) -> list[list[Fault]]:
-        """Return the runs that are left, with the faults that are left; each is tried once."""
-
-        def is_left(title: str) -> bool:
-            return all(word in title for word in words) and not results.is_good(title) and title not in tried
-
-        runs = [[fault for fault in run if is_left(title_of(kind, fault))] for run in kind.runs]
-        return [run for run in runs if run]
-
-    for kind in GROUNDS:
-        while runs := to_do(kind):
-            strike_all(kind, runs, results)
-            tried.update(title for title, result in results.done.items() if not result["good"])
-    bad = [title for title, result in results.done.items() if not result["good"]]
-    num, minutes = len(results.done), (time.monotonic() - started) / 60
-    print(
-        f"{num - len(bad)} of {num} ended as they must, in {minutes:.0f} minutes",
-        f"not: {bad}" if bad else "",
-    )
-    return 1 if bad else 0
+    words, started = sys.argv[1:], time.monotonic()
+    titles = {kind: titles_of(kind, words) for lane in LANES for kind in lane}
+    num = sum(map(len, titles.values()))
+    if not num:
+        print("no fault of that name")
+        return 2
+    spawn = multiprocessing.get_context("spawn")
+    workers = [spawn.Process(target=work_off, args=(lane, words)) for lane in LANES]
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
+    try:
+        for worker in workers:
+            worker.start()
+        for worker in workers:
+            worker.join()
+    finally:
+        for worker in workers:
+            worker.terminate()
+            worker.join()
+    bad = [title for kind, named in titles.items() for title in named if title not in Results(kind).done]
+    minutes = (time.monotonic() - started) / 60
+    print(f"{num - len(bad)} of {num} ended as they must, in {minutes:.0f} minutes")
+    if bad:
+        print("not:", *bad, sep="\n  ")
+    is_well = not bad and not any(worker.exitcode for worker in workers)
+    return 0 if is_well else 1
 
 
 if __name__ == "__main__":

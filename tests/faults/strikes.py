@@ -14,7 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from deploy.authority import Authority
-from tests.e2e.hosts import BRIDGE, FEDVOX, Deployment, call
+from tests.e2e.hosts import FEDVOX, Deployment, call
 from tests.faults.moments import Round, wait_until
 from tests.faults.tun import NEAR
 
@@ -74,7 +74,7 @@ def cut(seconds: float) -> Strike:
     """Return what takes a site's link down for some time."""
 
     def strike(made: Deployment, struck: Round) -> None:
-        device = f"{BRIDGE}o{made.hosts.names.index(VICTIM)}"
+        device = made.hosts.outside(VICTIM)
         call("ip", "link", "set", device, "down")
         time.sleep(seconds)
         call("ip", "link", "set", device, "up")
