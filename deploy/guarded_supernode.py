@@ -13,6 +13,8 @@ import contextlib
 import dataclasses
 import hashlib
 import importlib
+import logging
+import os
 import sys
 from collections.abc import Callable, Collection, Iterator
 from typing import Any
@@ -20,6 +22,9 @@ from typing import Any
 _CONNECTION, _VERIFY, _START = "http_request_response", "_verify_fab", "start_client_internal"
 _ANSWER = "_push_messages"
 _RECEIVE, _SEND, _GET_FAB = 1, 2, 4  # of what the connection yields
+
+
+logger = logging.getLogger("fedvox.supernode")
 
 
 class GuardError(RuntimeError):
@@ -67,9 +72,14 @@ def guard(allowed: Collection[str]) -> Callable[[], None]:
     setattr(inside, _CONNECTION, connection)
     setattr(inside, _VERIFY, verified)
     setattr(inside, _ANSWER, steps.answering(getattr(inside, _ANSWER)))
-    setattr(
-        command, _START, lambda **options: start(**{**options, "trusted_entities": {"site": "allow-list"}})
-    )
+
+    def started(**options: Any) -> None:
+        start(**{**options, "trusted_entities": {"site": "allow-list"}})
+        logger.error("the connection has ended; whoever started it starts it again")
+        # A thread of Flower's keeps the process, which does nothing any more.
+        os._exit(1)
+
+    setattr(command, _START, started)
     found: Callable[[], None] = command.flower_supernode
     return found
 

@@ -1,7 +1,8 @@
 """nginx in front of Flower: of its interfaces, sites reach the one for nodes, and its sign of life.
 
 Flower's interface for submitting runs has no authentication of its own and shares the port, so it must not be
-reachable: every path but two is 404.
+reachable: every path but two is 404. A server that fails for a moment, since its database is locked say,
+answers 500, and on that Flower's nodes end their connections and heartbeats for good; on 503 they try again.
 """
 
 from pathlib import Path
@@ -43,6 +44,9 @@ http {{
     proxy_set_header Host $host;
     proxy_request_buffering on;
     proxy_read_timeout 120s;
+    proxy_intercept_errors on;
+    error_page 500 =503 @busy;
+    location @busy {{ return 503; }}
     location /v1/fleet/ {{ proxy_pass https://127.0.0.1:{internal}; }}
     location = /health {{ proxy_pass https://127.0.0.1:{internal}; }}
     location / {{ return 404; }}

@@ -3,13 +3,18 @@
 import dataclasses
 import hashlib
 import importlib
+import os
+import shutil
+import ssl
 import subprocess
 import sys
 import threading
 import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import SimpleNamespace
 
+import httpx
 import pytest
 import yaml
 from flwr.app import Message, RecordDict
@@ -19,9 +24,10 @@ from flwr.supercore.object_store.in_memory_object_store import InMemoryObjectSto
 from flwr.supernode.nodestate.in_memory_nodestate import InMemoryNodeState
 
 from deploy.app_bundle import bundle_files, bundle_hash, write_bundle
+from deploy.authority import Authority
 from deploy.guarded_supernode import GuardError, guard
 from deploy.nginx import nginx_config
-from deploy.processes import executor, superlink, supernode
+from deploy.processes import executor, proxy, superlink, supernode
 from server.coordinator import Coordinator
 from tests.small_federation import small_study
 
@@ -60,7 +66,8 @@ def flower(monkeypatch):
     """Flower's modules with a connection that hands out whatever the test asks for."""
     inside = importlib.import_module("flwr.supernode.start_client_internal")
     command = importlib.import_module("flwr.supernode.cli.flower_supernode")
-    started, received = {}, []
+    started, received, ended = {}, [], []
+    monkeypatch.setattr(os, "_exit", ended.append)
 
     class Connection:
         def __enter__(self):
@@ -74,7 +81,7 @@ def flower(monkeypatch):
     monkeypatch.setattr(inside, "_verify_fab", inside._verify_fab)
     monkeypatch.setattr(inside, "_push_messages", inside._push_messages)
     monkeypatch.setattr(command, "start_client_internal", lambda **options: started.update(options))
-    return SimpleNamespace(inside=inside, command=command, started=started, received=received)
+    return SimpleNamespace(inside=inside, command=command, started=started, received=received, ended=ended)
 
 
 def test_an_app_whose_hash_is_not_allowed_is_not_run(flower):
@@ -86,6 +93,7 @@ def test_an_app_whose_hash_is_not_allowed_is_not_run(flower):
     assert not flower.inside._verify_fab(Fab(b"app changed", fab.verifications), {"site": "allow-list"})
     flower.command.start_client_internal(trusted_entities=None)
     assert flower.started["trusted_entities"]  # or Flower would verify nothing
+    assert flower.ended == [1]  # Flower only returns, and its threads would keep the process
 
 
 def asked(run_id):
@@ -152,6 +160,44 @@ def test_the_proxy_lets_two_paths_through_and_bounds_what_it_takes(coordinator):
         "listen 443 ssl;",
     ):
         assert line in text
+
+
+class Failing(BaseHTTPRequestHandler):
+    """Answers the status that the path names."""
+
+    def do_GET(self):
+        self.send_error(int(self.path.rpartition("/")[2]))
+
+    def log_message(self, *words):
+        pass
+
+
+@pytest.mark.skipif(shutil.which("nginx") is None, reason="needs nginx")
+def test_a_server_that_fails_for_a_moment_looks_busy_to_sites(tmp_path):
+    """Flower's nodes give up for good on 500, and try again on 503."""
+    home = tmp_path / "coordinator"
+    text = yaml.safe_dump(small_study(SITES).model_dump(mode="json", exclude_none=True))
+    made = Coordinator.create(home, text, "localhost:18555")
+    Authority.create(home, "test").issue("localhost")
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Failing)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(home / "server.crt", home / "server.key")
+    server.socket = context.wrap_socket(server.socket, server_side=True)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    nginx = subprocess.Popen(proxy(made, server.server_address[1]).words, stderr=subprocess.DEVNULL)
+    trusted = ssl.create_default_context(cafile=home / "ca.crt")
+    try:
+        with httpx.Client(
+            base_url="https://localhost:18555/v1/fleet/",
+            verify=trusted,
+            transport=httpx.HTTPTransport(verify=trusted, retries=8),
+        ) as client:
+            answers = {status: client.get(str(status)).status_code for status in (500, 412, 413, 502)}
+    finally:
+        nginx.terminate()
+        nginx.wait()
+        server.shutdown()
+    assert answers == {500: 503, 412: 412, 413: 413, 502: 502}
 
 
 def test_flower_s_server_listens_on_loopback_with_the_safe_flags(coordinator):
