@@ -42,4 +42,4 @@ def read_synthetic(folder: Path, study: Study) -> VolumeBatch:
     spec = study.volume.model_copy(update={"intensity": FixedWindow(low=low, high=high)})
     with tempfile.TemporaryDirectory() as cache:
         config = SiteConfig(name="synthetic", data=folder, state=Path(cache))
-        return VolumeDataset.open(config, spec).volumes()
+        return VolumeDataset.open(config, spec, of_patients=False).volumes()
