@@ -64,14 +64,8 @@ class VolumeDataset:
     _cache: VolumeCache = field(repr=False, compare=False)
 
     @classmethod
-    def open(cls, site: SiteConfig, spec: VolumeSpec, of_patients: bool = True) -> "VolumeDataset":
+    def open(cls, site: SiteConfig, spec: VolumeSpec) -> "VolumeDataset":
         """Return the site's exams after checking every file.
-
-        Args:
-            site: Where they are.
-            spec: What the study needs.
-            of_patients: Whether one image under two names is an error; a poor model may make one twice,
-                which is for the metrics to say.
 
         Raises:
             DataError: A file, the folder or the patient table is not what the study needs; the
@@ -83,8 +77,7 @@ class VolumeDataset:
         digests = FileDigests(site.cache_folder)
         exams = tuple(_exam(files, row, digests) for files, row in listed)
         digests.save()
-        if of_patients:
-            _refuse_shared_images(exams)
+        _refuse_shared_images(exams)
         dataset = cls(exams, spec, cache)
         for exam in exams:
             if dataset._key(exam) not in cache:

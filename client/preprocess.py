@@ -54,8 +54,16 @@ class Preprocessed:
     digests: tuple[str, ...]
 
 
-def preprocess(files: Sequence[Path], label_file: Path | None, spec: VolumeSpec) -> Preprocessed:
+def preprocess(
+    files: Sequence[Path], label_file: Path | None, spec: VolumeSpec, window: Window | None = None
+) -> Preprocessed:
     """Return the exam whose channels lie in ``files``.
+
+    Args:
+        files: One per channel.
+        label_file: The label map, if the exam has one.
+        spec: What the study needs.
+        window: To scale by, if it is known; else it is measured as the study says.
 
     Raises:
         DataError: A file cannot be read, channels or label map differ in shape or place, the exam is
@@ -68,7 +76,7 @@ def preprocess(files: Sequence[Path], label_file: Path | None, spec: VolumeSpec)
     shape, spacing, affine = _oriented(first, files[0], spec)
     voxels = torch.from_numpy(np.stack([channel.voxels for channel in channels]))
     try:
-        window = window_of(voxels, spec)
+        window = window or window_of(voxels, spec)
     except ConstantVolumeError as error:
         raise ConstantVolumeError(f"{files[0]}: {error.message}", error.remedy) from None
     volume = resample(reorient(voxels, first.orientation), spacing, spec.spacing_mm, "trilinear")

@@ -1,15 +1,16 @@
 """A folder of synthetic volumes with its montage."""
 
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from client.dataset import VolumeDataset
-from client.site_config import SiteConfig
+import torch
+
+from client.exam_folder import find_exams
+from client.preprocess import preprocess
 from common.shapes import VolumeBatch
 from common.study import Study
-from common.volume.spec import FixedWindow
+from common.volume.intensity import Window
 from experiments.montage import montage
 from server.released_model import ReleasedModel
 from server.synthesis import synthesize
@@ -39,7 +40,6 @@ def read_synthetic(folder: Path, study: Study) -> VolumeBatch:
         DataError: A file is not what the study needs.
     """
     low, high = study.volume.output_range
-    spec = study.volume.model_copy(update={"intensity": FixedWindow(low=low, high=high)})
-    with tempfile.TemporaryDirectory() as cache:
-        config = SiteConfig(name="synthetic", data=folder, state=Path(cache))
-        return VolumeDataset.open(config, spec, of_patients=False).volumes()
+    window = Window(low, high)  # known: a poor model's volume may lie at its very end
+    exams = find_exams(folder, study.volume.channels)
+    return torch.stack([preprocess(exam.files, None, study.volume, window).volume for exam in exams])

@@ -2,7 +2,7 @@
 
 import nibabel as nib
 import numpy as np
-import torch
+import pytest
 from small_federation import small_study, write_volumes
 
 from client.dataset import VolumeDataset
@@ -13,16 +13,17 @@ from experiments.synthetic_set import read_synthetic
 SIDE = 28  # least for MS-SSIM
 
 
-def test_a_model_that_makes_one_volume_over_and_over_is_judged_by_the_metrics(tmp_path):
-    """One image under two patients is an error where patients are real; here it is a finding."""
+@pytest.mark.parametrize("level", [0, 400, 1000])
+def test_a_model_that_makes_one_volume_over_and_over_is_judged_by_the_metrics(tmp_path, level):
+    """With real patients both would be errors: one image twice, and none of it within the window."""
     study = small_study(volume__shape=[SIDE] * 3)
-    always = np.full((SIDE,) * 3, 0.5, np.float32)
+    always = np.full((SIDE,) * 3, level, np.float32)
     (tmp_path / "synthetic").mkdir()
     for index in range(4):
         nib.save(nib.Nifti1Image(always, np.eye(4)), tmp_path / "synthetic" / f"synthetic-{index}.nii.gz")
     synthetic = read_synthetic(tmp_path / "synthetic", study)
     assert len(synthetic) == 4
-    assert torch.equal(synthetic[0], synthetic[3])
+    assert synthetic.unique().tolist() == [pytest.approx(level / 500 - 1)]
 
     config = SiteConfig(
         name="a", data=write_volumes(tmp_path / "real", 4, 1), one_exam_per_patient=True, state=tmp_path / "s"
