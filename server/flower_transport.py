@@ -8,7 +8,7 @@ and in later rounds only as long as others are at work.
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 
 from flwr.app import MessageType
@@ -35,7 +35,8 @@ from server.transport import Exchange
 
 POLL_S = 0.2
 ASK_AGAIN_S = 5.0  # after a message got lost, or a site that is busy
-ANSWER_S = 300.0  # within which a message is answered: a minute at the agent, the rest for the transfer
+ANSWER_S = 90.0  # within which a message is answered: a minute at the agent, some seconds for Flower
+SITE_LINE, OWN_LINE = 1e6, 1e7  # bytes a second that a site has at least, and the coordinator for all of them
 MOST_LOST = 5  # messages about one order in a row, before its site counts as gone; while it is online
 OFFLINE_S = 600.0  # that a site may be offline in a round before it counts as gone
 MOST_SENT = 5  # times that a site is sent one order: it may lose it, but not ask for it for ever
@@ -177,7 +178,7 @@ class FlowerTransport:
                 continue
             packet = errand.order if errand.whole else Packet.of(FollowUp(order_id=errand.order_id))
             errand.sent += errand.whole
-            patience = min(ANSWER_S, give_up - now)
+            patience = min(_answer_s(errand, errands.values()), give_up - now)
             message = make_message(packet, MessageType.TRAIN, self.finder.node_of[site], patience)
             (errand.message,) = self.grid.push_messages([message])
             errand.lost_at = now + patience
@@ -257,6 +258,12 @@ class FlowerTransport:
         if isinstance(report, TrainReport) and report.site != site:
             raise WireError("a report of another site", "give each site its own name")
         return report
+
+
+def _answer_s(errand: _Errand, errands: Collection[_Errand]) -> float:
+    """Return how long an answer may take: whatever is asked about an order, the report may be the answer."""
+    own, together = errand.order.num_bytes, sum(each.order.num_bytes for each in errands)
+    return ANSWER_S + 2 * (own / SITE_LINE + together / OWN_LINE)
 
 
 def _unsealed_word(packet: Packet) -> str:

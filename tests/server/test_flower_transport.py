@@ -2,6 +2,7 @@
 
 import dataclasses
 import time
+from types import SimpleNamespace
 
 import pytest
 from flwr.app import Array, ArrayRecord, RecordDict
@@ -134,6 +135,18 @@ def test_an_answer_that_came_while_another_was_fetched_is_not_lost(monkeypatch):
     found, grid = exchange(answer)
     assert {r.site for r in found.reports} == {"a", "b"}
     assert not any(isinstance(packet.read(), FollowUp) for packet in grid.sent)
+
+
+def test_an_answer_gets_time_for_the_model_s_way_there_and_back_and_little_more():
+    """By hand: 200 MB at 1 MB/s, and 600 MB of all sites at 10 MB/s, twice; and the minute and a half."""
+
+    def errands(num_bytes):
+        packet = SimpleNamespace(num_bytes=num_bytes)
+        return [flower_transport._Errand(packet, name) for name in "abc"]
+
+    small, large = errands(20_000), errands(200_000_000)
+    assert flower_transport._answer_s(small[0], small) == pytest.approx(90, abs=1)
+    assert flower_transport._answer_s(large[0], large) == pytest.approx(90 + 400 + 120)
 
 
 def test_answers_that_nobody_waits_for_do_not_stay_at_flower_s_server(tmp_path):
