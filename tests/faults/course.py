@@ -24,7 +24,7 @@ class Course:
         self.run = ground.made.folder / "runs" / name
         ground.before(self.run)
         ground.made.run_study(name, *ground.start_from)
-        self.round = ground.round(self.run, ground.first)
+        self.round = ground.round(self.run, 1)
 
     def wait_for(self, moment: str) -> bool:
         """Return True as soon as the moment is there, in this round or a later one; False if it never was.
@@ -34,7 +34,7 @@ class Course:
         """
         give_up = time.monotonic() + SOON_S
         while self._is_on:
-            if self.round.is_there(moment):
+            if self.round.index >= self.ground.first and self.round.is_there(moment):
                 return True
             if self.round.is_past:
                 self.round = self._next()

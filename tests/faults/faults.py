@@ -77,9 +77,11 @@ OF_A_PRIVATE_STUDY: Runs = (
 # One Flower object has 1 MiB; a whole transfer, and what the protocols add, are a little more than the model.
 A_PART, ONCE_MORE = 0.15, 1.05
 OF_A_LARGE_MODEL: Runs = (
-    (Fault("link cut for 100 s", "order at 90 %", cut(100), A_PART),),
-    (Fault("link cut for 100 s", "reply at 90 %", cut(100), A_PART),),
-    (Fault("link cut for 240 s", "reply at 90 %", cut(240), ONCE_MORE),),
-    (Fault("kill -9 of the SuperNode", "order at 90 %", kill("SuperNode"), ONCE_MORE),),
-    (Fault("kill -9 of the SuperNode", "reply at 90 %", kill("SuperNode"), ONCE_MORE),),
+    (
+        Fault("link cut for 100 s", "order at 90 %", cut(100), A_PART),
+        Fault("link cut for 100 s", "reply at 90 %", cut(100), A_PART),
+        Fault("link cut for 240 s", "reply at 90 %", cut(240), ONCE_MORE),
+        Fault("kill -9 of the SuperNode", "order at 90 %", kill("SuperNode"), ONCE_MORE),
+        Fault("kill -9 of the SuperNode", "reply at 90 %", kill("SuperNode"), ONCE_MORE),
+    ),
 )

@@ -207,15 +207,21 @@ class LargeGround(Ground):
     name = "large"
     sites = (VICTIM, "south")
     runs = OF_A_LARGE_MODEL
-    first, spare = 1, 0
+    # Half of the first order is zeros, which Flower sends once; no round, of a minute each, goes by unseen.
+    first, spare = 2, 0
     tmpfs = ()
+
+    def __init__(self, made: Deployment) -> None:
+        super().__init__(made)
+        self.usual: dict[int, tuple[int, int]] = {}  # bytes down and up, by round
+        self.agent_log_size = 0
 
     @classmethod
     def study(cls, folder: Path, rounds: int) -> dict:
-        small, once = Ground.study(folder, rounds), {**TRAINING, "local_steps": 1, "rounds": 1}
+        small = Ground.study(folder, rounds)
         small["codec"]["model"] |= {"channels": 688, "num_res_blocks": 1}
         for stage in ("codec", "diffusion"):
-            small[stage]["training"] |= once
+            small[stage]["training"]["local_steps"] = 1
         return small | {"federation": cls.federation(round_deadline_s=1000)}
 
     def start(self) -> None:
@@ -226,20 +232,23 @@ class LargeGround(Ground):
         self.made.start_light("south", "honest")
 
     def before(self, run: Path) -> None:
-        self.line = Line(self.made.hosts.outside(VICTIM))
-        self.trained = self._trainings()
+        self.agent_log_size = len(self._agent_log())
 
     def round(self, run: Path, index: int) -> Round:
-        return Round(run, self.made.folder / VICTIM, self.stage, index, line=self.line)
+        """The line's bytes count from the end of the round before."""
+        line = Line(self.made.hosts.outside(VICTIM))
+        return Round(run, self.made.folder / VICTIM, self.stage, index, line)
 
     def note(self, round_: Round) -> None:
-        self.usual = (self.line.down, self.line.up)
+        self.usual[round_.index] = (round_.line.down, round_.line.up)
         super().note(round_)
 
     def verdict(self, fault: Fault, round_: Round) -> Verdict:
-        """Compare the bytes that crossed the victim's line, both ways, with those of an undisturbed round."""
-        resent = max(self.line.down - self.usual[0], self.line.up - self.usual[1]) / round_.size
-        trained = self._trainings() - self.trained
+        """Compare the bytes that crossed the victim's line, each way, with those of the undisturbed round."""
+        down, up = self.usual[round_.index]
+        resent = max(round_.line.down - down, round_.line.up - up) / round_.size
+        lines = self._agent_log()[self.agent_log_size :].splitlines()
+        trained = sum(f"{self.stage} round {round_.index}," in line and ": begun" in line for line in lines)
         same, words = super().verdict(fault, round_)
         good = same and resent <= fault.most_resent and trained == 1
         return (
@@ -247,9 +256,8 @@ class LargeGround(Ground):
             f"{words}, {resent:.1%} of {round_.size / 1e6:.0f} MB sent again, trained {trained} times",
         )
 
-    def _trainings(self) -> int:
-        log = (self.made.folder / f"{VICTIM}-agent.log").read_text(errors="replace")
-        return sum(f"{self.stage} round" in line and ": begun" in line for line in log.splitlines())
+    def _agent_log(self) -> str:
+        return (self.made.folder / f"{VICTIM}-agent.log").read_text(errors="replace")
 
 
 def _plain(study) -> dict:
