@@ -156,6 +156,7 @@ def test_the_proxy_lets_two_paths_through_and_bounds_what_it_takes(coordinator):
     for line in (
         "location / { return 404; }",
         "client_max_body_size 8m;",
+        "error_page 500 =503 @busy;",
         "limit_conn sites",
         "listen 443 ssl;",
     ):

@@ -126,6 +126,27 @@ MUTANTS = (
         PROCESSES,
     ),
     Mutant(
+        "any answer taken for the one that is due",
+        "deploy/guarded_supernode.py",
+        "            while self._unanswered:",
+        "            while False:",
+        PROCESSES,
+    ),
+    Mutant(
+        "a connection that has ended leaves its process",
+        "deploy/guarded_supernode.py",
+        "        os._exit(1)",
+        "        pass",
+        PROCESSES,
+    ),
+    Mutant(
+        "sites told of every fault of the server's",
+        "deploy/nginx.py",
+        "    error_page 500 =503 @busy;\n",
+        "",
+        PROCESSES,
+    ),
+    Mutant(
         "a kit of any fingerprint",
         "common/kit.py",
         "if not hmac.compare_digest(found.encode(), wanted.encode()):",
