@@ -207,8 +207,8 @@ class LargeGround(Ground):
     name = "large"
     sites = (VICTIM, "south")
     runs = OF_A_LARGE_MODEL
-    # Half of the first order is zeros, which Flower sends once; no round, of a minute each, goes by unseen.
-    first, spare = 2, 0
+    # Half of the first order is zeros, which Flower sends once.
+    first, spare = 2, 1
     tmpfs = ()
 
     def __init__(self, made: Deployment) -> None:
@@ -246,15 +246,17 @@ class LargeGround(Ground):
     def verdict(self, fault: Fault, round_: Round) -> Verdict:
         """Compare the bytes that crossed the victim's line, each way, with those of the undisturbed round."""
         down, up = self.usual[round_.index]
-        resent = max(round_.line.down - down, round_.line.up - up) / round_.size
+        now_down, now_up = round_.line.down, round_.line.up
+        resent = max(now_down - down, now_up - up) / round_.size
         lines = self._agent_log()[self.agent_log_size :].splitlines()
         trained = sum(f"{self.stage} round {round_.index}," in line and ": begun" in line for line in lines)
         same, words = super().verdict(fault, round_)
         good = same and resent <= fault.most_resent and trained == 1
-        return (
-            good,
-            f"{words}, {resent:.1%} of {round_.size / 1e6:.0f} MB sent again, trained {trained} times",
+        sizes = (round_.size, now_down, down, now_up, up)
+        said = "{:.0f} MB: {:.0f} down, usually {:.0f}, {:.0f} up, usually {:.0f}".format(
+            *(n / 1e6 for n in sizes)
         )
+        return good, f"{words}, {resent:.1%} sent again ({said}), trained {trained} times"
 
     def _agent_log(self) -> str:
         return (self.made.folder / f"{VICTIM}-agent.log").read_text(errors="replace")
