@@ -23,7 +23,6 @@ _CONNECTION, _VERIFY, _START = "http_request_response", "_verify_fab", "start_cl
 _ANSWER = "_push_messages"
 _RECEIVE, _SEND, _GET_FAB = 1, 2, 4  # of what the connection yields
 
-
 logger = logging.getLogger("fedvox.supernode")
 
 

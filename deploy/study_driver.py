@@ -19,9 +19,7 @@ from server.run_folder import RunFolder
 from server.state import is_finished
 
 POLL_S = 1.0
-DRIVEN_S = (
-    30.0  # after which Flower is asked although a driver is at work: each question starts its command line
-)
+DRIVEN_S = 30.0  # after which Flower is asked although a driver is at work: a question starts a process
 ASK_AGAIN_S = 3.0
 SERVER_UP_S = 60.0
 MOST_RESTARTS = 3

@@ -152,7 +152,7 @@ class RunFolder:
         """
         with self._driver_lock.open("w") as lock:
             for _ in range(LOCK_TRIES):
-                if _is_locked(lock, fcntl.LOCK_EX):
+                if _got_lock(lock, fcntl.LOCK_EX):
                     break
                 time.sleep(LOCK_AGAIN_S)  # it may only be somebody who asks whether it is driven
             else:
@@ -164,7 +164,7 @@ class RunFolder:
         """Whether a process drives the run now."""
         try:
             with self._driver_lock.open() as lock:
-                return not _is_locked(lock, fcntl.LOCK_SH)
+                return not _got_lock(lock, fcntl.LOCK_SH)
         except FileNotFoundError:
             return False
 
@@ -218,8 +218,8 @@ class RunFolder:
         return self.path / "synthetic"
 
 
-def _is_locked(file: IO[str], kind: int) -> bool:
-    """Return whether the lock was to be had; it is held until the file is closed."""
+def _got_lock(file: IO[str], kind: int) -> bool:
+    """Take the lock if it is to be had, until the file is closed; return whether it was."""
     try:
         fcntl.flock(file, kind | fcntl.LOCK_NB)
     except BlockingIOError:

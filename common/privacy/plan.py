@@ -88,7 +88,7 @@ class PrivacyPlan(FrozenModel):
 _DIGITS = 4  # of sigma
 _PRECISION = 10**-_DIGITS
 _LEAST_RATIO = 1e-3  # that the root finder is told: it can do nothing with 0, nor with infinity
-_LARGEST_NOISE = 1e5
+_LEAST_NOISE, _LARGEST_NOISE = 1e-2, 1e5
 _LAXER = "raise epsilon, or take fewer steps or a lower sampling rate"
 
 
@@ -118,16 +118,17 @@ def calibrate(
     def spent(noise_multiplier: float) -> float:
         return epsilon(events(noise_multiplier), delta)
 
-    enough = _smallest(
-        lambda sigma: rdp_epsilon(events(sigma), delta) <= target_epsilon, 1e-2, _LARGEST_NOISE
-    )
-    if enough is None:
+    def by_renyi(noise_multiplier: float) -> float:
+        return rdp_epsilon(events(noise_multiplier), delta)
+
+    if not by_renyi(_LARGEST_NOISE) <= target_epsilon:
         raise ConfigError(
             f"no noise keeps {sum(plan.steps for plan in plans)} steps within epsilon {target_epsilon:g} at "
             f"delta {delta:g}",
             _LAXER,
         )
     # Renyi DP bounds epsilon from above, so its sigma suffices, but for the accountants' own margin of error.
+    enough = _crossing(lambda sigma: by_renyi(sigma) / target_epsilon, _LEAST_NOISE, _LARGEST_NOISE)
     while not spent(enough) <= target_epsilon:
         enough *= 2
         if enough > _LARGEST_NOISE:
@@ -147,7 +148,7 @@ def _crossing(ratio: Callable[[float], float], low: float, high: float) -> float
 
     Args:
         ratio: Of sigma.
-        low: A sigma at which it is above 1.
+        low: A sigma at which it is above 1; if it is not, that is the answer.
         high: One at which it is not.
     """
     # Here late: most processes calibrate nothing.
@@ -156,18 +157,10 @@ def _crossing(ratio: Callable[[float], float], low: float, high: float) -> float
     def height(log_sigma: float) -> float:
         return math.log(min(max(ratio(math.exp(log_sigma)), _LEAST_RATIO), 1 / _LEAST_RATIO))
 
+    if ratio(low) <= 1:
+        return low
     root = math.exp(brentq(height, math.log(low), math.log(high), xtol=_PRECISION / 4))
     sigma = round(math.ceil(root / _PRECISION) * _PRECISION, _DIGITS)
     while ratio(sigma) > 1:
         sigma = round(sigma + _PRECISION * max(1.0, sigma), _DIGITS)
     return float(min(sigma, high))
-
-
-def _smallest(suffices: Callable[[float], bool], low: float, high: float) -> float | None:
-    """Return the least sigma between the bounds, to `_DIGITS` digits, at which a cheap condition holds."""
-    if not suffices(high):
-        return None
-    while high - low > _PRECISION * high / 2:
-        middle = math.sqrt(low * high)
-        low, high = (low, middle) if suffices(middle) else (middle, high)
-    return high

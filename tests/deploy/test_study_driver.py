@@ -51,40 +51,41 @@ def test_it_is_waited_for_while_it_runs(tmp_path):
     assert _run_to_its_end(flower, RunFolder(tmp_path)) == "finished:completed"
 
 
-def test_flower_is_asked_rarely_while_a_driver_is_at_work_and_soon_after_it_has_ended(tmp_path):
-    """Each question is a process of a second; a study may take days."""
+@pytest.fixture
+def driven(tmp_path):
+    """A run that is driven for half a second."""
     run = RunFolder(tmp_path)
-    flower, asked = Flower("running"), []
 
-    def status(identifier):
-        asked.append(run.is_driven)
-        return "running" if run.is_driven else "finished:completed"
+    def drive_for_a_while():
+        with run.driven_by_one():
+            time.sleep(0.5)
 
-    flower.status = status
-    driver = threading.Thread(target=drive_for_a_while, args=(run,))
+    driver = threading.Thread(target=drive_for_a_while)
     driver.start()
     while not run.is_driven:
         time.sleep(0.01)
-    assert _run_to_its_end(flower, run) == "finished:completed"
+    yield run
     driver.join()
+
+
+def test_flower_is_asked_rarely_while_a_driver_is_at_work_and_soon_after_it_has_ended(driven):
+    """Each question is a process of a second; a study may take days."""
+    flower, asked = Flower("running"), []
+
+    def status(identifier):
+        asked.append(driven.is_driven)
+        return "running" if driven.is_driven else "finished:completed"
+
+    flower.status = status
+    assert _run_to_its_end(flower, driven) == "finished:completed"
     assert asked == [True, False]
     assert not flower.stopped
 
 
-def test_a_driver_that_dies_is_noticed_before_flower_notices(tmp_path):
-    run, flower = RunFolder(tmp_path), Flower("running")
-    driver = threading.Thread(target=drive_for_a_while, args=(run,))
-    driver.start()
-    while not run.is_driven:
-        time.sleep(0.01)
-    assert "driver died" in _run_to_its_end(flower, run)
-    driver.join()
+def test_a_driver_that_dies_is_noticed_before_flower_notices(driven):
+    flower = Flower("running")
+    assert "driver died" in _run_to_its_end(flower, driven)
     assert flower.stopped == ["7"]
-
-
-def drive_for_a_while(run):
-    with run.driven_by_one():
-        time.sleep(0.5)
 
 
 def test_a_run_that_nobody_starts_is_an_error_that_names_who_should(tmp_path):

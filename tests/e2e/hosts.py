@@ -248,16 +248,13 @@ class Deployment:
 
 
 @contextlib.contextmanager
-def hospitals(folder: Path, study: dict, **about):
-    """Yield a provisioned deployment on hosts of their own; whoever has other volumes has written them.
-
-    ``about`` are attributes of `Hosts`.
-    """
+def hospitals(folder: Path, study: dict, bridge: str = Hosts.bridge):
+    """Yield a provisioned deployment on hosts of their own; whoever has other volumes has written them."""
     sites = study["federation"]["sites"]
     for seed, site in enumerate(sites):
         if not (folder / "data" / site).exists():
             write_volumes(folder / "data" / site, 6, seed)
-    with Hosts(("coordinator", *sites), **about) as hosts:
+    with Hosts(("coordinator", *sites), bridge) as hosts:
         made = Deployment(folder, study, hosts, port=443)
         try:
             made.provision()

@@ -20,7 +20,8 @@ from common.code_digest import code_digest
 from tests.e2e.hosts import CAN_HAVE_HOSTS, hospitals
 from tests.faults.course import Course
 from tests.faults.faults import Fault
-from tests.faults.grounds import Ground, LargeGround, PrivateGround
+from tests.faults.grounds import Ground, PrivateGround
+from tests.faults.large_ground import LargeGround
 
 RESULTS = Path("build") / "faults"
 # Side by side: most of the time they wait, for Flower to notice what has happened.

@@ -9,6 +9,7 @@ TRANSPORT = (
     "tests/server/test_site_presence.py",
 )
 PROCESSES = ("tests/deploy/test_processes.py",)
+GUARD = ("tests/deploy/test_guarded_supernode.py",)
 PROVISION = ("tests/deploy/test_provision.py",)
 REVOCATIONS = ("tests/server/test_revocations.py",)
 
@@ -123,21 +124,21 @@ MUTANTS = (
         "deploy/guarded_supernode.py",
         "return hashlib.sha256(fab.content).hexdigest() in allowed",
         "return True",
-        PROCESSES,
+        GUARD,
     ),
     Mutant(
         "any answer taken for the one that is due",
         "deploy/guarded_supernode.py",
         "            while self._unanswered:",
         "            while False:",
-        PROCESSES,
+        GUARD,
     ),
     Mutant(
         "a connection that has ended leaves its process",
         "deploy/guarded_supernode.py",
         "        os._exit(1)",
         "        pass",
-        PROCESSES,
+        GUARD,
     ),
     Mutant(
         "sites told of every fault of the server's",
