@@ -1,5 +1,7 @@
 """Flower's SuperLink with a quota: what a site answers has a report's size and shape, or is refused.
 
+Its uploads outlive a line that breaks: `superlink_uploads` says how.
+
     python -m deploy.guarded_superlink LARGEST-REPORT FLOWER-SUPERLINK-ARGUMENTS...
 
 Flower 1.41 stores whatever a connected site announces and sends, and gives it to the study's driver in one
@@ -22,6 +24,7 @@ from typing import Any
 from common.errors import ErrorCode
 from common.federation.wire import PIECE_BYTES
 from deploy.guarded_supernode import GuardError
+from deploy.superlink_uploads import PAUSE_S, Uploads, anew, repeatable, whole
 
 logger = logging.getLogger("fedvox.superlink")
 
@@ -33,6 +36,7 @@ BESIDE = 16  # objects of a message that belong to no piece: records, header
 MOST_RECORDS = 4  # in a message: the header, and its sections
 _BYTES_PER_OBJECT, _BYTES_OF_MESSAGE = 160, 16 << 10  # of an announcement
 _TOO_LARGE = 413
+_PAUSE = "OBJECT_PUSH_SESSION_TTL_SECONDS"
 
 
 class RefusedError(Exception):
@@ -113,15 +117,21 @@ def guard(largest_report: int) -> Callable[[], None]:
         GuardError: A name that this rests on is missing.
     """
     handlers = importlib.import_module("flwr.superlink.servicer.fleet.fleet_handlers")
+    for_driver = importlib.import_module("flwr.superlink.servicer.runtime.runtime_handlers")
+    uploading = importlib.import_module("flwr.supercore.corestate.sql_corestate")
     command = importlib.import_module("flwr.superlink.cli")
     for module, name in (
         (handlers, "push_messages"),
         (handlers, "push_object"),
+        (handlers, "activate_node"),
+        (for_driver, "pull_messages"),
+        (uploading, _PAUSE),
         (command, "flower_superlink"),
     ):
-        if not callable(getattr(module, name, None)):
+        if not hasattr(module, name):
             raise GuardError(f"{module.__name__} has no {name}: install the pinned version of flwr")
-    announce, send = handlers.push_messages, handlers.push_object
+    uploads = Uploads()
+    announce, send = handlers.push_messages, repeatable(handlers.push_object, uploads)
     quota = Quota(largest_report)
 
     def announced(request: Any, state: Any) -> Any:
@@ -134,7 +144,14 @@ def guard(largest_report: int) -> Callable[[], None]:
             quota.check_object(request.object_content)
         return send(request, state)
 
-    handlers.push_messages, handlers.push_object = announced, sent  # type: ignore[attr-defined]
+    for module, name, instead in (
+        (handlers, "push_messages", announced),
+        (handlers, "push_object", sent),
+        (handlers, "activate_node", anew(handlers.activate_node, uploads)),
+        (for_driver, "pull_messages", whole(for_driver.pull_messages, uploads)),
+        (uploading, _PAUSE, PAUSE_S),
+    ):
+        setattr(module, name, instead)
     found: Callable[[], None] = command.flower_superlink
     return found
 

@@ -160,12 +160,17 @@ class FlowerTransport:
             node = self.finder.node_of[site]
             message = make_message(packet, MessageType.TRAIN, node, ANSWER_S)
             self.unheard.extend(self.grid.push_messages([message]))
+            self._wait_no_more(errand)
 
     def _forget_answers(self) -> None:
-        """Fetch the answers to what nobody waited for: else Flower would keep them as long as the run."""
-        for message in self.unheard:
-            fetched(self.grid, message)
-        self.unheard.clear()
+        """Fetch the answers to what nobody waits for: else Flower would keep them as long as the run."""
+        self.unheard[:] = [message for message in self.unheard if not fetched(self.grid, message)[0]]
+
+    def _wait_no_more(self, errand: _Errand) -> None:
+        """Take what is on its way for lost."""
+        if errand.message is not None:
+            self.unheard.append(errand.message)
+        errand.message = None
 
     def _send_what_is_due(self, errands: dict[str, _Errand], give_up: float, traffic: _Traffic) -> None:
         now = time.monotonic()
@@ -206,7 +211,7 @@ class FlowerTransport:
         now = time.monotonic()
         online = self.finder.node_of[site] in set(self.grid.get_node_ids())
         self.board.note(site, word if online else OFFLINE)
-        errand.message = None
+        self._wait_no_more(errand)
         errand.whole = False
         errand.due = now + ASK_AGAIN_S
         if online:

@@ -155,12 +155,34 @@ def test_answers_that_nobody_waits_for_do_not_stay_at_flower_s_server(tmp_path):
     transport = transport_over(grid, tmp_path)
     transport.exchange([order("a"), order("b")], 0.2)
     assert [type(packet.read()) for packet in grid.sent][-1] is Cancellation
-    (name,) = transport.unheard
+    unheard = set(transport.unheard)
+    assert len(unheard) == 2  # the order, and that it is called off
+    transport._forget_answers()
+    assert set(transport.unheard) == unheard  # nothing has come: it may come later
     silent.clear()
     grid.answer = lambda site, asked: None if isinstance(asked.read(), Cancellation) else packed(site, asked)
     transport.exchange([order("a"), order("b")], 5.0)
-    assert name not in grid.waiting
+    assert not unheard & grid.waiting.keys()
     assert not transport.unheard
+
+
+def test_the_answer_to_a_lost_message_does_not_stay_at_flower_s_server_either(tmp_path, monkeypatch):
+    monkeypatch.setattr(flower_transport, "ANSWER_S", 0.05)
+    slow = {"a"}
+
+    def answer(site, asked):
+        late = site in slow and isinstance(asked.read(), OrderHeader)
+        return "later" if late else packed(site, asked)
+
+    grid = FakeGrid(answer)
+    transport = transport_over(grid, tmp_path)
+    found = transport.exchange([order("a"), order("b")], 5.0)
+    assert {r.site for r in found.reports} == {"a", "b"}
+    assert len(transport.unheard) == 1
+    slow.clear()
+    transport._forget_answers()
+    assert not transport.unheard
+    assert not grid.waiting
 
 
 def test_an_order_that_never_arrived_is_sent_whole_again():

@@ -1,0 +1,278 @@
+"""Uploads over lines that break, on Flower's own handlers and database."""
+
+import importlib
+import inspect
+from types import SimpleNamespace
+
+import pytest
+from flwr.app import ConfigRecord, Message, RecordDict
+from flwr.common.constant import NOOP_ACCOUNT_NAME, NOOP_FLWR_AID
+from flwr.common.serde import message_to_proto
+from flwr.proto.fleet_pb2 import ActivateNodeRequest, PullMessagesRequest, PushMessagesRequest
+from flwr.proto.message_pb2 import PullObjectRequest, PushObjectRequest
+from flwr.proto.node_pb2 import Node
+from flwr.proto.runtime_pb2 import PullAppMessagesRequest
+from flwr.server.superlink.linkstate.sql_linkstate import SqlLinkState
+from flwr.supercore.constant import NOOP_FEDERATION_ID, TaskType
+from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects, get_object_tree
+from flwr.supercore.object_store.sql_object_store import SqlObjectStore
+from flwr.superlink.federation.noop_federation_manager import NoOpFederationManager
+from flwr.superlink.servicer.fleet import fleet_handlers
+from flwr.superlink.servicer.runtime import runtime_handlers
+from sqlalchemy import text
+
+from deploy.guarded_supernode import GuardError
+from deploy.superlink_uploads import PAUSE_S, Uploads, anew, repeatable, whole
+from server.flower_transport import OFFLINE_S
+
+DRIVER, HEARTBEAT_S = 1, 30.0
+
+
+class Federation:
+    """Flower's server with one site and one study under way.
+
+    Args:
+        folder: Of its database.
+    """
+
+    def __init__(self, folder) -> None:
+        database = str(folder / "superlink.db")
+        store = SqlObjectStore(database)
+        store.initialize()
+        self.state = SqlLinkState(database, NoOpFederationManager(), store)
+        self.state.initialize()
+        self.node = self.state.create_node(NOOP_FLWR_AID, NOOP_ACCOUNT_NAME, b"key", HEARTBEAT_S)
+        self.run = self.state.create_run(
+            None, None, "0" * 64, {}, NOOP_FEDERATION_ID, None, NOOP_FLWR_AID, TaskType.SERVER_APP
+        )
+        (task,) = self.state.get_tasks(run_ids=[self.run])
+        self.state.claim_task(task.task_id)
+        self.state.activate_task(task.task_id)
+        self.task = SimpleNamespace(run_id=self.run)
+        uploads = Uploads()
+        self.send = repeatable(fleet_handlers.push_object, uploads)
+        self.hand_over = whole(runtime_handlers.pull_messages, uploads)
+        self._activate = anew(fleet_handlers.activate_node, uploads)
+        self.connect()
+
+    def connect(self) -> None:
+        """Let the site's connection start."""
+        self.state.deactivate_node(self.node)
+        self._activate(ActivateNodeRequest(public_key=b"key", heartbeat_interval=HEARTBEAT_S), self.state)
+
+    def ask(self) -> Message:
+        """Let the driver ask the site something."""
+        asked = Message(RecordDict(), dst_node_id=self.node, message_type="train")
+        about = asked.metadata.__dict__
+        about |= {"_run_id": self.run, "_src_node_id": DRIVER}
+        about["_message_id"] = asked.object_id
+        upload = self.state.start_session(self.run)
+        stored, _ = self.state.store_message_and_object_tree(asked, get_object_tree(asked), upload)
+        assert stored
+        for name, part in get_all_nested_objects(asked).items():
+            self.state.store_object(self.run, upload, name, part.deflate())
+        return asked
+
+    def deliver(self) -> list:
+        """Return what the site is given to do."""
+        request = PullMessagesRequest(node=Node(node_id=self.node))
+        return list(fleet_handlers.pull_messages(request, self.state, self.state.object_store).messages_list)
+
+    def announce(self, asked: Message) -> list[PushObjectRequest]:
+        """Let the site announce its answer; return its pieces."""
+        records = RecordDict({name: ConfigRecord({"word": name}) for name in "abc"})
+        answer = Message(records, reply_to=asked)
+        about = answer.metadata.__dict__
+        about |= {"_run_id": self.run, "_src_node_id": self.node, "_dst_node_id": DRIVER}
+        about["_message_id"] = answer.object_id
+        bare = importlib.import_module("flwr.app.message").remove_content_from_message(answer)
+        announced = fleet_handlers.push_messages(
+            PushMessagesRequest(
+                node=Node(node_id=self.node),
+                messages_list=[message_to_proto(bare)],
+                message_object_trees=[get_object_tree(answer)],
+            ),
+            self.state,
+        )
+        return [
+            PushObjectRequest(
+                node=Node(node_id=self.node),
+                run_id=self.run,
+                session_id=announced.session_id,
+                object_id=name,
+                object_content=part.deflate(),
+            )
+            for name, part in get_all_nested_objects(answer).items()
+            if name in announced.objects_to_push
+        ]
+
+    def stores(self, piece: PushObjectRequest) -> bool:
+        """Return what the site is told when it sends a piece."""
+        return self.send(piece, self.state).stored
+
+    def heard(self, asked: Message) -> list:
+        """Return what the driver is given when it asks for the answer."""
+        request = PullAppMessagesRequest(message_ids=[asked.metadata.message_id])
+        return list(self.hand_over(request, self.state, self.task).messages_list)
+
+    def set_back(self, what: str) -> None:
+        """Let a time have come that Flower's database holds."""
+        with self.state.session() as session:
+            assert session.execute(text(f"UPDATE {what}")).rowcount == 1
+
+    def pull(self, name: str):
+        """Return what the driver is given when it asks for a piece."""
+        request = PullObjectRequest(node=Node(node_id=DRIVER), run_id=self.run, object_id=name)
+        return runtime_handlers.pull_object(request, self.state, self.task)
+
+
+@pytest.fixture
+def federation(tmp_path, flower_process):
+    return Federation(tmp_path)
+
+
+def test_a_piece_that_is_sent_again_is_no_failure_and_flower_s_own_handler_calls_it_one(federation):
+    asked = federation.ask()
+    first, *others = federation.announce(asked)
+    assert federation.stores(first)
+    assert federation.stores(first)
+    assert not fleet_handlers.push_object(first, federation.state).stored  # else nothing is to be mended
+    assert all(map(federation.stores, others))
+    assert federation.stores(others[-1])  # the upload is over, and its receipt got lost
+    (answer,) = federation.heard(asked)
+    assert answer.metadata.reply_to_message_id == asked.metadata.message_id
+
+
+def test_what_nobody_announced_or_what_is_not_what_it_is_called_is_not_stored(federation):
+    first, second, *_ = federation.announce(federation.ask())
+    strange = PushObjectRequest()
+    strange.CopyFrom(first)
+    strange.object_id, strange.object_content = "0" * 64, b"something"
+    assert not federation.stores(strange)
+    assert federation.stores(first)
+    other = PushObjectRequest()
+    other.CopyFrom(first)
+    other.object_content = second.object_content
+    assert not federation.stores(other)
+    empty = PushObjectRequest()
+    empty.CopyFrom(second)
+    empty.object_content = b""
+    assert not federation.stores(empty)
+
+
+def test_a_piece_that_cannot_be_stored_now_is_to_come_again(federation, monkeypatch):
+    first, *_ = federation.announce(federation.ask())
+
+    def locked(*_):
+        raise OSError("database is locked")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(SqlObjectStore, "put", locked)
+        with pytest.raises(Exception, match="not stored now") as error:
+            federation.stores(first)
+    assert error.value.status_code == 503
+    assert federation.stores(first)
+
+
+def test_the_driver_is_given_an_answer_when_it_is_whole(federation):
+    asked = federation.ask()
+    *pieces, last = federation.announce(asked)
+    assert pieces
+    for piece in pieces:
+        federation.stores(piece)
+        assert federation.heard(asked) == []
+    federation.stores(last)
+    (answer,) = federation.heard(asked)
+    assert not answer.HasField("error")
+
+
+def test_a_site_whose_line_is_cut_in_an_upload_is_not_given_up(federation):
+    """Flower says that such a node is gone, and drops what it has sent."""
+    asked = federation.ask()
+    *pieces, last = federation.announce(asked)
+    all(map(federation.stores, pieces))
+    federation.set_back("node SET online_until = 1")
+    assert federation.heard(asked) == []
+    assert federation.stores(last)
+    federation.state.acknowledge_node_heartbeat(federation.node, HEARTBEAT_S)
+    (answer,) = federation.heard(asked)
+    assert not answer.HasField("error")
+
+
+def test_an_upload_that_pauses_for_too_long_is_over_and_the_driver_hears_of_it(federation):
+    asked = federation.ask()
+    first, *others = federation.announce(asked)
+    federation.stores(first)
+    federation.set_back("object_push_sessions SET expires_at = '2020-01-01 00:00:00+00:00'")
+    (answer,) = federation.heard(asked)
+    assert not federation.pull(others[0].object_id).object_found
+    assert not federation.stores(others[0])
+    assert answer.metadata.reply_to_message_id == asked.metadata.message_id
+
+
+def test_a_connection_that_starts_anew_owes_nothing_of_what_it_was_asked_before(federation):
+    asked = federation.ask()
+    assert len(federation.deliver()) == 1
+    federation.connect()
+    (answer,) = federation.heard(asked)
+    assert answer.HasField("error")
+    assert asked.metadata.message_id not in federation.state.object_store
+
+
+def test_what_lies_there_for_a_connection_is_given_to_the_one_that_starts_anew(federation):
+    asked = federation.ask()
+    federation.connect()
+    (given,) = federation.deliver()
+    assert given.metadata.message_id == asked.metadata.message_id
+    assert federation.heard(asked) == []
+
+
+def test_a_whole_answer_outlives_its_connection(federation):
+    asked = federation.ask()
+    federation.deliver()
+    all(map(federation.stores, federation.announce(asked)))
+    federation.connect()
+    (answer,) = federation.heard(asked)
+    assert not answer.HasField("error")
+
+
+def test_an_upload_ends_with_its_connection_and_the_driver_hears_of_it(federation):
+    asked = federation.ask()
+    federation.deliver()
+    first, second, *_ = federation.announce(asked)
+    federation.stores(first)
+    federation.connect()
+    (answer,) = federation.heard(asked)
+    assert answer.metadata.reply_to_message_id == asked.metadata.message_id
+    assert not federation.pull(second.object_id).object_found
+    assert not federation.stores(second)
+
+
+def test_another_site_s_uploads_go_on(federation):
+    asked = federation.ask()
+    federation.deliver()
+    first, *others = federation.announce(asked)
+    federation.stores(first)
+    Uploads().forget(federation.state, federation.node + 1)
+    assert all(map(federation.stores, others))
+    assert len(federation.heard(asked)) == 1
+
+
+def test_an_upload_may_pause_longer_than_a_site_may_be_offline():
+    assert PAUSE_S >= OFFLINE_S
+
+
+def test_a_flower_with_another_database_starts_nothing(monkeypatch):
+    models = importlib.import_module("flwr.supercore.state.schema.corestate_models")
+    monkeypatch.delattr(models, "ObjectPushSessionRoot")
+    with pytest.raises(GuardError, match="ObjectPushSessionRoot"):
+        Uploads()
+
+
+def test_flower_still_asks_the_names_that_are_replaced():
+    fleet = importlib.import_module("flwr.superlink.routers.fleet.router")
+    assert "fleet_handlers.activate_node(" in inspect.getsource(fleet.fleet_activate_node)
+    runtime = importlib.import_module("flwr.supercore.routers.runtime.router")
+    assert "handlers.pull_messages(" in inspect.getsource(runtime.pull_messages)
+    assert importlib.import_module("flwr.superlink.main")._RUNTIME_HANDLERS is runtime_handlers
+    assert "seconds=OBJECT_PUSH_SESSION_TTL_SECONDS" in inspect.getsource(SqlLinkState.start_session)
