@@ -10,6 +10,7 @@ TRANSPORT = (
 )
 PROCESSES = ("tests/deploy/test_processes.py",)
 GUARD = ("tests/deploy/test_guarded_supernode.py",)
+UPLOADS = ("tests/deploy/test_superlink_uploads.py",)
 PROVISION = ("tests/deploy/test_provision.py",)
 REVOCATIONS = ("tests/server/test_revocations.py",)
 
@@ -139,6 +140,48 @@ MUTANTS = (
         "        os._exit(1)",
         "        pass",
         GUARD,
+    ),
+    Mutant(
+        "a piece that comes again ends the upload",
+        "deploy/superlink_uploads.py",
+        "        if state.object_store.get(request.object_id) == request.object_content:",
+        "        if False:",
+        UPLOADS,
+    ),
+    Mutant(
+        "any piece taken for one that is there",
+        "deploy/superlink_uploads.py",
+        "        if state.object_store.get(request.object_id) == request.object_content:",
+        "        if state.object_store.get(request.object_id):",
+        UPLOADS,
+    ),
+    Mutant(
+        "answers given to the driver before they are whole",
+        "deploy/superlink_uploads.py",
+        "if message not in under_way]",
+        "]",
+        UPLOADS,
+    ),
+    Mutant(
+        "answers waited for that never become whole",
+        "deploy/superlink_uploads.py",
+        ", self._upload.expires_at > self._now())",
+        ")",
+        UPLOADS,
+    ),
+    Mutant(
+        "a connection that died still owes its answers",
+        "deploy/superlink_uploads.py",
+        "            state.delete_messages(set(asked))\n",
+        "",
+        UPLOADS,
+    ),
+    Mutant(
+        "whole answers dropped with their connection",
+        "deploy/superlink_uploads.py",
+        ', self._asked.delivered_at != "", unanswered)',
+        ', self._asked.delivered_at != "")',
+        UPLOADS,
     ),
     Mutant(
         "sites told of every fault of the server's",
