@@ -4,9 +4,9 @@
 
 Flower 1.41 can verify apps by signatures of its hub alone, so its verification is replaced. And it sends one
 answer for every message that it takes, whichever that is: after one that belongs to no message at hand, such
-as the failure of a courier whose run was over, every answer would wait for the next message, for ever. Both
-take names that are not its public interface: the version is pinned, tests cover them, and if one is missing
-nothing starts.
+as the failure of a courier whose run was over, every answer would wait for the next message, for ever. And it
+waits for ever for the rest of an answer whose courier has died. All this takes names that are not its public
+interface: the version is pinned, tests cover them, and if one is missing nothing starts.
 """
 
 import contextlib
@@ -16,12 +16,14 @@ import importlib
 import logging
 import os
 import sys
+import time
 from collections.abc import Callable, Collection, Iterator
 from typing import Any
 
 _CONNECTION, _VERIFY, _START = "http_request_response", "_verify_fab", "start_client_internal"
 _ANSWER = "_push_messages"
 _RECEIVE, _SEND, _GET_FAB = 1, 2, 4  # of what the connection yields
+ARRIVAL_S = 60.0  # that a piece of an answer may take from the courier beside us
 
 logger = logging.getLogger("fedvox.supernode")
 
@@ -83,6 +85,32 @@ def guard(allowed: Collection[str]) -> Callable[[], None]:
     return found
 
 
+class _Arriving:
+    """A store of objects, of which nothing is awaited for longer than `ARRIVAL_S`.
+
+    Args:
+        store: Flower's, which has nothing for what was announced and has not come.
+    """
+
+    def __init__(self, store: Any) -> None:
+        self._store = store
+        self._awaited: dict[str, float] = {}
+
+    def get(self, name: str) -> Any:
+        """Return an object, or nothing yet.
+
+        Raises:
+            TimeoutError: It does not come any more.
+        """
+        content = self._store.get(name)
+        if content == b"" and time.monotonic() > self._awaited.setdefault(name, time.monotonic()) + ARRIVAL_S:
+            raise TimeoutError("the courier sent a part of its answer and no more")
+        return content
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._store, name)
+
+
 class _InStep:
     """Lets no message be received before the last one is answered, whatever else is sent meanwhile."""
 
@@ -113,10 +141,11 @@ class _InStep:
     def answering(self, send_what_is_there: Callable[..., None]) -> Callable[..., None]:
         """Return Flower's wait for an answer, which ends with the right one."""
 
-        def answered(**options: Any) -> None:
-            send_what_is_there(**options)
+        def answered(*, object_store: Any, **options: Any) -> None:
+            arriving = _Arriving(object_store)
+            send_what_is_there(object_store=arriving, **options)
             while self._unanswered:
-                send_what_is_there(**options)
+                send_what_is_there(object_store=arriving, **options)
 
         return answered
 

@@ -9,11 +9,12 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from flwr.app import Message, RecordDict
-from flwr.supercore.inflatable.inflatable_object import get_object_tree
+from flwr.app import ConfigRecord, Message, RecordDict
+from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects, get_object_tree
 from flwr.supercore.object_store.in_memory_object_store import InMemoryObjectStore
 from flwr.supernode.nodestate.in_memory_nodestate import InMemoryNodeState
 
+from deploy import guarded_supernode
 from deploy.guarded_supernode import GuardError, guard
 
 
@@ -95,6 +96,46 @@ def test_an_answer_that_nobody_waits_for_is_not_taken_for_the_one_that_is_due(fl
         )
         later.join()
     assert sent == ["order of run 1", "order of run 2"]
+
+
+@pytest.mark.usefixtures("flower_process")
+@pytest.mark.parametrize("arrived", [0, 1])
+def test_an_answer_whose_courier_died_while_it_sent_it_is_not_awaited_for_ever(flower, monkeypatch, arrived):
+    """The next question then finds a connection that listens; the agent still has the answer."""
+    monkeypatch.setattr(guarded_supernode, "ARRIVAL_S", 0.2)
+    guard({"x"})
+    store = InMemoryObjectStore()
+    state = InMemoryNodeState(store)
+    message, tree = asked(1)
+    flower.received.append((message, tree))
+    reply = Message(RecordDict({"a": ConfigRecord({"word": "a"})}), reply_to=message)
+    reply.metadata.__dict__["_message_id"] = reply.object_id
+    announced = store.preregister(1, get_object_tree(reply))
+    parts = get_all_nested_objects(reply)
+    for name in announced[:arrived]:
+        store.put(name, parts[name].deflate())
+    state.store_message(reply)
+    pushed = []
+    with flower.inside.http_request_response() as (_, receive, send, *_):
+        receive()
+
+        def announcing(*words):
+            send(*words)
+            return set(announced), "upload"
+
+        words = {
+            "state": state,
+            "object_store": store,
+            "send": announcing,
+            "push_object": lambda run, upload, name, content: pushed.append(name),
+        }
+        sending = threading.Thread(target=flower.inside._push_messages, kwargs=words, daemon=True)
+        sending.start()
+        sending.join(20)
+    assert not sending.is_alive()
+    assert pushed == announced[:arrived]
+    assert not state.get_messages_legacy(is_reply=True)
+    assert not any(name in store for name in announced)
 
 
 @pytest.mark.parametrize("missing", ["http_request_response", "_verify_fab", "_push_messages"])

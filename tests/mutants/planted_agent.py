@@ -135,6 +135,13 @@ MUTANTS = (
         GUARD,
     ),
     Mutant(
+        "half an answer awaited for ever",
+        "deploy/guarded_supernode.py",
+        "            arriving = _Arriving(object_store)",
+        "            arriving = object_store",
+        GUARD,
+    ),
+    Mutant(
         "a connection that has ended leaves its process",
         "deploy/guarded_supernode.py",
         "        os._exit(1)",
