@@ -24,7 +24,7 @@ from typing import Any
 from common.errors import ErrorCode
 from common.federation.wire import PIECE_BYTES
 from deploy.guarded_supernode import GuardError
-from deploy.superlink_uploads import PAUSE_S, Uploads, anew, repeatable, whole
+from deploy.superlink_uploads import PAUSE_S, Uploads, anew, repeatable, whole, without_waiting
 
 logger = logging.getLogger("fedvox.superlink")
 
@@ -125,6 +125,7 @@ def guard(largest_report: int) -> Callable[[], None]:
         (handlers, "push_object"),
         (handlers, "activate_node"),
         (for_driver, "pull_messages"),
+        (for_driver, "pull_object"),
         (uploading, _PAUSE),
         (command, "flower_superlink"),
     ):
@@ -149,6 +150,7 @@ def guard(largest_report: int) -> Callable[[], None]:
         (handlers, "push_object", sent),
         (handlers, "activate_node", anew(handlers.activate_node, uploads)),
         (for_driver, "pull_messages", whole(for_driver.pull_messages, uploads)),
+        (for_driver, "pull_object", without_waiting(for_driver.pull_object)),
         (uploading, _PAUSE, PAUSE_S),
     ):
         setattr(module, name, instead)

@@ -11,7 +11,7 @@ from flwr.serverapp import Grid
 from common.errors import FederationError, FedvoxError
 from common.federation.headers import Introduction, Question
 from common.federation.packet import Packet
-from server.flower_messages import fetched, make_message
+from server.flower_messages import fetched, make_message, sent
 from server.seals import Seals
 
 HELLO = f"{MessageType.QUERY}.hello"
@@ -57,7 +57,10 @@ class SiteFinder:
             self._ask_at[node] = math.inf
             nonce = secrets.token_hex(32)
             message = make_message(Packet.of(Question(nonce=nonce)), HELLO, node, ANSWER_S)
-            (name,) = self._grid.push_messages([message])
+            name = sent(self._grid, message)
+            if name is None:
+                self._ask_at[node] = now + ASK_AGAIN_S
+                continue
             self._asked[name] = (node, nonce)
         for message in sorted(self._asked):
             answered, packet = fetched(self._grid, message)

@@ -2,6 +2,7 @@
 
 from flwr.app import Message
 from flwr.serverapp import Grid
+from flwr.supercore.inflatable.inflatable_utils import ObjectPushError
 
 from common.errors import FedvoxError
 from common.federation.packet import Packet
@@ -14,6 +15,18 @@ _UNREADABLE = (ValueError, TypeError, LookupError, AttributeError, RecursionErro
 def make_message(packet: Packet, kind: str, node: int, patience_s: float) -> Message:
     """Return a Flower message that is not delivered after ``patience_s`` seconds."""
     return Message(packet_to_records(packet), dst_node_id=node, message_type=kind, ttl=max(1.0, patience_s))
+
+
+def sent(grid: Grid, message: Message) -> str | None:
+    """Return Flower's name of a message that is on its way, or None if its parts were not taken.
+
+    A site may say that it has received what is still being sent; Flower then throws that away.
+    """
+    try:
+        (name,) = grid.push_messages([message])
+    except ObjectPushError:
+        return None
+    return name or None
 
 
 def fetched(grid: Grid, message: str) -> tuple[bool, Packet | None]:

@@ -6,6 +6,7 @@ loses no work: the next question finds the order where it is. A site that is off
 and in later rounds only as long as others are at work.
 """
 
+import contextlib
 import math
 import time
 from collections.abc import Collection, Sequence
@@ -27,7 +28,7 @@ from common.federation.messages import FailureReport, Report, TrainOrder, TrainR
 from common.federation.packet import Packet
 from common.federation.packing import EncodedOnce, order_to_packet, report_from_packet
 from server.find_sites import SiteFinder
-from server.flower_messages import fetched, make_message
+from server.flower_messages import fetched, make_message, sent
 from server.round_board import ANSWERED, OFFLINE, SILENT, TRAINS, RoundBoard
 from server.seals import Seals
 from server.spool import Spool
@@ -52,7 +53,8 @@ class _Errand:
         due: When to send something, by the monotonic clock; never while something is on its way.
         whole: Whether to send the order, or only to ask after it.
         message: What is on its way.
-        lost_at: When that counts as lost.
+        earlier: What counts as lost; a report that is the answer to it may come yet, over a slow line.
+        lost_at: When ``message`` counts as lost.
         lost: Messages that were lost in a row.
         sent: Times that the whole order was sent.
         offline_since: When the site was first found offline; None while it is online.
@@ -64,6 +66,7 @@ class _Errand:
     due: float = 0.0
     whole: bool = True
     message: str | None = None
+    earlier: list[str] = field(default_factory=list)
     lost_at: float = math.inf
     lost: int = 0
     sent: int = 0
@@ -131,6 +134,9 @@ class FlowerTransport:
                 time.sleep(POLL_S)
             present = self._present(errands)
         self._call_off(present)
+        for errand in errands.values():
+            self._wait_no_more(errand)
+            self.unheard.extend(errand.earlier)
         known = self.seals.known_among(errands)
         reports = {
             s: errand.report for s, errand in errands.items() if errand.report is not None and s in known
@@ -158,9 +164,8 @@ class FlowerTransport:
                 continue
             packet = self.seals.sealed(Packet.of(Cancellation(order_id=errand.order_id)))
             node = self.finder.node_of[site]
-            message = make_message(packet, MessageType.TRAIN, node, ANSWER_S)
-            self.unheard.extend(self.grid.push_messages([message]))
-            self._wait_no_more(errand)
+            message = sent(self.grid, make_message(packet, MessageType.TRAIN, node, ANSWER_S))
+            self.unheard.extend([message] if message else [])
 
     def _forget_answers(self) -> None:
         """Fetch the answers to what nobody waits for: else Flower would keep them as long as the run."""
@@ -169,7 +174,7 @@ class FlowerTransport:
     def _wait_no_more(self, errand: _Errand) -> None:
         """Take what is on its way for lost."""
         if errand.message is not None:
-            self.unheard.append(errand.message)
+            errand.earlier.append(errand.message)
         errand.message = None
 
     def _send_what_is_due(self, errands: dict[str, _Errand], give_up: float, traffic: _Traffic) -> None:
@@ -184,16 +189,19 @@ class FlowerTransport:
             packet = errand.order if errand.whole else Packet.of(FollowUp(order_id=errand.order_id))
             errand.sent += errand.whole
             patience = min(_answer_s(errand, errands.values()), give_up - now)
-            message = make_message(packet, MessageType.TRAIN, self.finder.node_of[site], patience)
-            (errand.message,) = self.grid.push_messages([message])
+            node, life_s = self.finder.node_of[site], min(patience + OFFLINE_S, give_up - now)
+            errand.message = sent(self.grid, make_message(packet, MessageType.TRAIN, node, life_s))
             errand.lost_at = now + patience
+            if errand.message is None:
+                self._note_lost(site, errand)
             traffic.down += packet.num_bytes
 
     def _receive(self, errands: dict[str, _Errand], traffic: _Traffic) -> bool:
         """Take what has arrived, one reply at a time: memory holds no two; return whether anything has."""
         arrived = False
         for site, errand in errands.items():
-            if errand.message is None:
+            self._take_late(site, errand, traffic)
+            if errand.message is None or errand.report is not None:
                 continue
             answered, packet = fetched(self.grid, errand.message)
             if not answered:
@@ -206,6 +214,25 @@ class FlowerTransport:
                 traffic.up += packet.num_bytes
                 self._take(site, errand, packet)
         return arrived
+
+    def _take_late(self, site: str, errand: _Errand, traffic: _Traffic) -> None:
+        """Take a report that is the answer to an earlier message; what else such an answer says is old."""
+        for message in tuple(errand.earlier) if errand.report is None else ():
+            answered, packet = fetched(self.grid, message)
+            if not answered:
+                continue
+            errand.earlier.remove(message)
+            if packet is None:
+                continue
+            traffic.up += packet.num_bytes
+            with contextlib.suppress(FederationError):
+                answer = self._answer_in(packet, site, errand.order_id)
+                if isinstance(answer, TrainReport):
+                    self._take_report(site, errand, answer)
+
+    def _take_report(self, site: str, errand: _Errand, report: TrainReport) -> None:
+        self.board.note(site, ANSWERED, 1.0)
+        errand.report = report
 
     def _note_lost(self, site: str, errand: _Errand, word: str = SILENT) -> None:
         now = time.monotonic()
@@ -234,8 +261,7 @@ class FlowerTransport:
                 self.board.note(site, TRAINS, answer.fraction)
                 errand.whole, errand.due = False, 0.0
             case TrainReport():
-                self.board.note(site, ANSWERED, 1.0)
-                errand.report = answer
+                self._take_report(site, errand, answer)
             case FailureReport(code=ErrorCode.UNKNOWN):
                 errand.whole, errand.due = True, 0.0
             case FailureReport(code=ErrorCode.BUSY):

@@ -27,10 +27,21 @@ from deploy.disk_need import largest_message
 from deploy.guarded_superlink import LARGEST_OBJECT, Quota, RefusedError, guard
 from deploy.guarded_supernode import GuardError
 from deploy.processes import superlink
+from deploy.superlink_uploads import PAUSE_S
 from server.state import initial_state, start_diffusion
 from tests.small_federation import make_site, small_study, write_volumes
 
 STORED = "stored"
+FLEET = "flwr.superlink.servicer.fleet.fleet_handlers"
+FOR_DRIVER = "flwr.superlink.servicer.runtime.runtime_handlers"
+REPLACED = (
+    (FLEET, "push_messages"),
+    (FLEET, "push_object"),
+    (FLEET, "activate_node"),
+    (FOR_DRIVER, "pull_messages"),
+    (FOR_DRIVER, "pull_object"),
+    ("flwr.supercore.corestate.sql_corestate", "OBJECT_PUSH_SESSION_TTL_SECONDS"),
+)
 NODE, SERVER = 7, 1
 QUOTA = Quota(10 * PIECE_BYTES)
 
@@ -38,9 +49,12 @@ QUOTA = Quota(10 * PIECE_BYTES)
 @pytest.fixture
 def handlers(monkeypatch):
     """Flower's handlers, which store whatever they are given."""
-    found = importlib.import_module("flwr.superlink.servicer.fleet.fleet_handlers")
+    found = importlib.import_module(FLEET)
+    for place, name in REPLACED:
+        module = importlib.import_module(place)
+        monkeypatch.setattr(module, name, getattr(module, name))  # and back, after the test
     for name in ("push_messages", "push_object"):
-        monkeypatch.setattr(found, name, lambda request, state: STORED)
+        monkeypatch.setattr(found, name, lambda request, state: SimpleNamespace(stored=STORED))
     return found
 
 
@@ -155,7 +169,7 @@ def test_a_little_that_would_unfold_into_much_is_refused():
 
 def test_a_refusal_is_a_status_for_the_site_and_a_line_for_the_coordinator(handlers, caplog):
     guard(QUOTA.largest_report)
-    assert handlers.push_messages(announcement(tree()), None) == STORED
+    assert handlers.push_messages(announcement(tree()), None).stored == STORED
     large = SimpleNamespace(object_content=bytes(LARGEST_OBJECT + 1), node=Node(node_id=NODE))
     refused = (
         (handlers.push_messages, announcement(tree(), dst_node_id=9)),
@@ -168,9 +182,19 @@ def test_a_refusal_is_a_status_for_the_site_and_a_line_for_the_coordinator(handl
     assert "E_DISK: connection 7 would send a message that answers none" in caplog.text
 
 
-@pytest.mark.parametrize("missing", ["push_messages", "push_object"])
-def test_a_flower_with_another_inside_starts_nothing(handlers, monkeypatch, missing):
-    monkeypatch.delattr(handlers, missing)
+@pytest.mark.usefixtures("handlers")
+def test_everything_that_is_to_be_replaced_is():
+    before = [getattr(importlib.import_module(place), name) for place, name in REPLACED]
+    guard(1)
+    after = [getattr(importlib.import_module(place), name) for place, name in REPLACED]
+    assert all(old is not new for old, new in zip(before, after, strict=True))
+    assert after[-1] == PAUSE_S
+
+
+@pytest.mark.usefixtures("handlers")
+@pytest.mark.parametrize(("place", "missing"), REPLACED)
+def test_a_flower_with_another_inside_starts_nothing(monkeypatch, place, missing):
+    monkeypatch.delattr(importlib.import_module(place), missing)
     with pytest.raises(GuardError, match=missing):
         guard(1)
 

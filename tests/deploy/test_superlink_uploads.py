@@ -16,16 +16,20 @@ from flwr.server.superlink.linkstate.sql_linkstate import SqlLinkState
 from flwr.supercore.constant import NOOP_FEDERATION_ID, TaskType
 from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects, get_object_tree
 from flwr.supercore.object_store.sql_object_store import SqlObjectStore
+from flwr.supercore.state.schema.corestate_models import ObjectPushSession
+from flwr.supercore.state.schema.linkstate_models import MessageIns, MessageRes
+from flwr.supercore.state.schema.objectstore_models import StoredObject
 from flwr.superlink.federation.noop_federation_manager import NoOpFederationManager
 from flwr.superlink.servicer.fleet import fleet_handlers
 from flwr.superlink.servicer.runtime import runtime_handlers
-from sqlalchemy import text
+from sqlalchemy import func, select, text
 
 from deploy.guarded_supernode import GuardError
-from deploy.superlink_uploads import PAUSE_S, Uploads, anew, repeatable, whole
+from deploy.superlink_uploads import PAUSE_S, Uploads, anew, repeatable, whole, without_waiting
 from server.flower_transport import OFFLINE_S
 
 DRIVER, HEARTBEAT_S = 1, 30.0
+LONG_OVER = "object_push_sessions SET expires_at = '2020-01-01 00:00:00+00:00'"
 
 
 class Federation:
@@ -52,16 +56,27 @@ class Federation:
         uploads = Uploads()
         self.send = repeatable(fleet_handlers.push_object, uploads)
         self.hand_over = whole(runtime_handlers.pull_messages, uploads)
+        self._pull = without_waiting(runtime_handlers.pull_object)
         self._activate = anew(fleet_handlers.activate_node, uploads)
         self.connect()
 
     def connect(self) -> None:
         """Let the site's connection start."""
         self.state.deactivate_node(self.node)
+        self.activate()
+
+    def activate(self) -> None:
+        """Let the server take the site's connection for online."""
         self._activate(ActivateNodeRequest(public_key=b"key", heartbeat_interval=HEARTBEAT_S), self.state)
 
     def ask(self) -> Message:
         """Let the driver ask the site something."""
+        asked, pieces = self.begin_to_ask()
+        assert all(pieces())
+        return asked
+
+    def begin_to_ask(self):
+        """Let the driver announce what it asks; return that, and what sends its pieces."""
         asked = Message(RecordDict(), dst_node_id=self.node, message_type="train")
         about = asked.metadata.__dict__
         about |= {"_run_id": self.run, "_src_node_id": DRIVER}
@@ -69,9 +84,12 @@ class Federation:
         upload = self.state.start_session(self.run)
         stored, _ = self.state.store_message_and_object_tree(asked, get_object_tree(asked), upload)
         assert stored
-        for name, part in get_all_nested_objects(asked).items():
-            self.state.store_object(self.run, upload, name, part.deflate())
-        return asked
+        parts = get_all_nested_objects(asked).items()
+
+        def pieces():
+            return [self.state.store_object(self.run, upload, name, part.deflate()) for name, part in parts]
+
+        return asked, pieces
 
     def deliver(self) -> list:
         """Return what the site is given to do."""
@@ -123,11 +141,28 @@ class Federation:
     def pull(self, name: str):
         """Return what the driver is given when it asks for a piece."""
         request = PullObjectRequest(node=Node(node_id=DRIVER), run_id=self.run, object_id=name)
-        return runtime_handlers.pull_object(request, self.state, self.task)
+        return self._pull(request, self.state, self.task)
+
+    @property
+    def remains(self) -> dict[str, int]:
+        """What Flower keeps of objects, uploads and messages."""
+        models = (StoredObject, ObjectPushSession, MessageIns, MessageRes)
+        with self.state.session() as session:
+            counts = {m.__tablename__: session.scalar(select(func.count()).select_from(m)) for m in models}
+        return {name: count for name, count in counts.items() if count}
 
 
-@pytest.fixture
-def federation(tmp_path, flower_process):
+@pytest.fixture(params=["small", "large"])
+def federation(tmp_path, flower_process, monkeypatch, request):
+    """Flower's names of nodes are drawn from 64 bits, and its database has 63 and a sign."""
+    drawn = {"small": 7, "large": 2**63 + 7}[request.param]
+    place = importlib.import_module("flwr.server.superlink.linkstate.sql_linkstate")
+    draw = place.generate_rand_int_from_bytes
+
+    def chosen(*words, **options):
+        return drawn if "exclude" in options else draw(*words, **options)
+
+    monkeypatch.setattr(place, "generate_rand_int_from_bytes", chosen)
     return Federation(tmp_path)
 
 
@@ -193,17 +228,50 @@ def test_a_site_whose_line_is_cut_in_an_upload_is_not_given_up(federation):
     all(map(federation.stores, pieces))
     federation.set_back("node SET online_until = 1")
     assert federation.heard(asked) == []
-    assert federation.stores(last)
-    federation.state.acknowledge_node_heartbeat(federation.node, HEARTBEAT_S)
+    assert federation.stores(last)  # before the next heartbeat
     (answer,) = federation.heard(asked)
     assert not answer.HasField("error")
+
+
+def test_of_a_node_that_is_offline_and_has_sent_nothing_the_driver_hears_so(federation):
+    asked = federation.ask()
+    federation.deliver()
+    federation.set_back("node SET online_until = 1")
+    (answer,) = federation.heard(asked)
+    assert answer.HasField("error")
+
+
+@pytest.mark.parametrize("pieces", [0, 1, None])
+def test_an_answer_that_comes_after_its_time_is_not_kept(federation, pieces):
+    asked = federation.ask()
+    federation.deliver()
+    federation.state.object_store.delete(asked.metadata.message_id)  # as the node does that has received it
+    all(map(federation.stores, federation.announce(asked)[:pieces]))
+    federation.set_back("message_ins SET ttl = 0.0")
+    if pieces is not None:
+        assert federation.heard(asked) == []  # it may become whole, and nobody keeps it longer than that
+        federation.set_back(LONG_OVER)
+    (answer,) = federation.heard(asked)
+    assert answer.HasField("error")
+    federation.state.object_store.delete(answer.metadata.message_id)  # the driver has received it
+    assert federation.remains == {}
+
+
+def test_the_driver_never_waits_for_a_piece(federation):
+    """A hostile site can let two answers share pieces, and one be handed over while the other is not here."""
+    first, *_ = federation.announce(federation.ask())
+    assert not federation.pull(first.object_id).object_found
+    federation.stores(first)
+    found = federation.pull(first.object_id)
+    assert found.object_found
+    assert found.object_content == first.object_content
 
 
 def test_an_upload_that_pauses_for_too_long_is_over_and_the_driver_hears_of_it(federation):
     asked = federation.ask()
     first, *others = federation.announce(asked)
     federation.stores(first)
-    federation.set_back("object_push_sessions SET expires_at = '2020-01-01 00:00:00+00:00'")
+    federation.set_back(LONG_OVER)
     (answer,) = federation.heard(asked)
     assert not federation.pull(others[0].object_id).object_found
     assert not federation.stores(others[0])
@@ -217,6 +285,24 @@ def test_a_connection_that_starts_anew_owes_nothing_of_what_it_was_asked_before(
     (answer,) = federation.heard(asked)
     assert answer.HasField("error")
     assert asked.metadata.message_id not in federation.state.object_store
+
+
+def test_an_order_that_the_driver_is_still_sending_outlives_the_connection_it_was_given_to(federation):
+    """The driver would take it amiss, and the study with it."""
+    asked, pieces = federation.begin_to_ask()
+    federation.deliver()
+    federation.connect()
+    assert all(pieces())
+    assert federation.heard(asked) == []
+
+
+def test_a_start_that_fails_leaves_the_node_free_to_start_again(federation, monkeypatch):
+    federation.state.deactivate_node(federation.node)
+    with monkeypatch.context() as patched:
+        patched.setattr(Uploads, "forget", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            federation.activate()
+    federation.activate()
 
 
 def test_what_lies_there_for_a_connection_is_given_to_the_one_that_starts_anew(federation):
@@ -258,6 +344,16 @@ def test_another_site_s_uploads_go_on(federation):
     assert len(federation.heard(asked)) == 1
 
 
+def test_another_site_s_orders_stay(federation):
+    asked = federation.ask()
+    federation.deliver()
+    Uploads().forget(federation.state, federation.node + 1)
+    assert federation.heard(asked) == []
+    Uploads().forget(federation.state, federation.node)
+    (answer,) = federation.heard(asked)
+    assert answer.HasField("error")
+
+
 def test_an_upload_may_pause_longer_than_a_site_may_be_offline():
     assert PAUSE_S >= OFFLINE_S
 
@@ -274,5 +370,6 @@ def test_flower_still_asks_the_names_that_are_replaced():
     assert "fleet_handlers.activate_node(" in inspect.getsource(fleet.fleet_activate_node)
     runtime = importlib.import_module("flwr.supercore.routers.runtime.router")
     assert "handlers.pull_messages(" in inspect.getsource(runtime.pull_messages)
+    assert "handlers.pull_object(" in inspect.getsource(runtime.pull_object)
     assert importlib.import_module("flwr.superlink.main")._RUNTIME_HANDLERS is runtime_handlers
     assert "seconds=OBJECT_PUSH_SESSION_TTL_SECONDS" in inspect.getsource(SqlLinkState.start_session)

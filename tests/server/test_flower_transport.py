@@ -6,6 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 from flwr.app import Array, ArrayRecord, RecordDict
+from flwr.supercore.inflatable.inflatable_utils import ObjectPushError
 
 from common.errors import ErrorCode, FederationError
 from common.federation.headers import (
@@ -15,11 +16,11 @@ from common.federation.headers import (
     OrderHeader,
     ProgressHeader,
 )
-from common.federation.messages import FailureReport
+from common.federation.messages import FailureReport, TrainReport
 from common.federation.packet import Packet, describe
 from common.federation.packing import report_to_packet
 from common.federation.sealing import sealed, verified_header
-from common.federation.wire import packet_to_records
+from common.federation.wire import packet_from_records, packet_to_records
 from server import flower_transport
 from server.flower_transport import MOST_LOST, MOST_SENT
 from server.seals import NoSeals
@@ -183,6 +184,96 @@ def test_the_answer_to_a_lost_message_does_not_stay_at_flower_s_server_either(tm
     transport._forget_answers()
     assert not transport.unheard
     assert not grid.waiting
+
+
+@pytest.fixture
+def impatient(monkeypatch):
+    """Let every message be taken for lost at once, and no site for gone."""
+    monkeypatch.setattr(flower_transport, "ANSWER_S", 0.05)
+    monkeypatch.setattr(flower_transport, "MOST_LOST", 1000)
+
+
+@pytest.mark.usefixtures("impatient")
+def test_a_report_that_takes_longer_than_its_message_s_patience_is_taken_when_it_comes():
+    """Over a slow line, or one that was cut: the upload goes on, and is not begun again."""
+    began = time.monotonic()
+
+    def answer(site, asked):
+        if site == "b":
+            return packed(site, asked)
+        comes = isinstance(asked.read(), OrderHeader) and time.monotonic() > began + 0.2
+        return packed(site, asked) if comes else "later"
+
+    found, grid = exchange(answer)
+    assert {r.site for r in found.reports} == {"a", "b"}
+    assert sum(packet.num_bytes > 0 for packet in grid.sent) == 2  # each order once
+    asked_again = next(iter(grid.waiting.values()))
+    assert isinstance(packet_from_records(asked_again.content).read(), FollowUp)
+
+
+@pytest.mark.usefixtures("impatient")
+@pytest.mark.parametrize("code", [ErrorCode.UNKNOWN, ErrorCode.DATA])
+def test_what_an_old_answer_says_beside_a_report_is_not_asked(code):
+    began = time.monotonic()
+
+    def answer(site, asked):
+        header = asked.read()
+        if site == "b" or (isinstance(header, FollowUp) and time.monotonic() > began + 0.4):
+            return packed(site, asked)
+        if isinstance(header, OrderHeader) and time.monotonic() > began + 0.2:
+            refusal = FailureHeader(order_id=header.order_id, site=site, code=code)
+            return sealed(Packet.of(refusal), KEYS[site])
+        return "later"
+
+    found, grid = exchange(answer)
+    assert {r.site for r in found.reports if isinstance(r, TrainReport)} == {"a", "b"}
+    assert sum(isinstance(packet.read(), OrderHeader) for packet in grid.sent) == 2
+
+
+@pytest.mark.usefixtures("impatient")
+def test_a_late_report_by_somebody_else_does_not_count():
+    began = time.monotonic()
+
+    def answer(site, asked):
+        if site == "b":
+            return packed(site, asked)
+        if isinstance(asked.read(), OrderHeader) and time.monotonic() > began + 0.2:
+            return packed(site, asked, key=STRANGER)
+        return "later"
+
+    assert {r.site for r in exchange(answer, deadline_s=1.0)[0].reports} == {"b"}
+
+
+def test_an_order_whose_parts_the_server_refuses_is_a_lost_message_and_no_end_of_the_study(monkeypatch):
+    """A site may say that it has received what is still being sent: Flower throws it away, and objects."""
+    grid = FakeGrid(packed)
+    push, refused = grid.push_messages, []
+
+    def pushed(messages):
+        if not refused:
+            refused.append(messages)
+            raise ObjectPushError("piece", 1, "upload")
+        return push(messages)
+
+    monkeypatch.setattr(grid, "push_messages", pushed)
+    found, _ = exchange(packed, grid=grid)
+    assert {r.site for r in found.reports} == {"a", "b"}
+    assert len(refused) == 1
+
+
+def test_no_message_lives_longer_than_its_round(tmp_path):
+    grid = FakeGrid(lambda site, asked: "later")
+    lives = []
+    push = grid.push_messages
+
+    def pushed(messages):
+        lives.extend(message.metadata.ttl for message in messages)
+        return push(messages)
+
+    grid.push_messages = pushed
+    transport_over(grid, tmp_path).exchange([order("a"), order("b")], 2.0)
+    orders = lives[:2]
+    assert all(life <= 2.0 for life in orders)
 
 
 def test_an_order_that_never_arrived_is_sent_whole_again():
