@@ -61,7 +61,7 @@ def bootstrap_mean(
     values = torch.tensor([by_patient[name] for name in sorted(by_patient)], dtype=torch.float64)
     if not bool(values.isfinite().all()):
         raise MetricError("a patient's value is not finite", "leave that patient out and say so")
-    counts = _resample_counts(len(values), num_resamples, generator)
+    counts = resample_counts(len(values), num_resamples, generator)
     return _interval(float(values.mean()), counts @ values / len(values), level)
 
 
@@ -115,7 +115,7 @@ def bootstrap_mmd(
     """
     estimate = mmd_squared(real, synthetic, bandwidth)
     real_counts, synthetic_counts = (
-        _resample_counts(len(rows), num_resamples, generator).to(rows.device) for rows in (real, synthetic)
+        resample_counts(len(rows), num_resamples, generator).to(rows.device) for rows in (real, synthetic)
     )
     resamples = (
         _within(gaussian_kernel(real, real, bandwidth), real_counts)
@@ -144,16 +144,16 @@ def bootstrap_mmd_difference(
         MetricError: See `mmd_squared`.
     """
     estimate = mmd_squared(real, first, bandwidth) - mmd_squared(real, second, bandwidth)
-    real_counts = _resample_counts(len(real), num_resamples, generator).to(real.device)
+    real_counts = resample_counts(len(real), num_resamples, generator).to(real.device)
     terms = []
     for rows in (first, second):
-        counts = _resample_counts(len(rows), num_resamples, generator).to(rows.device)
+        counts = resample_counts(len(rows), num_resamples, generator).to(rows.device)
         within = _within(gaussian_kernel(rows, rows, bandwidth), counts)
         terms.append(within - 2 * _between(gaussian_kernel(real, rows, bandwidth), real_counts, counts))
     return _interval(estimate, terms[0] - terms[1], level)
 
 
-def _resample_counts(
+def resample_counts(
     num_patients: int, num_resamples: int, generator: torch.Generator
 ) -> Float[Tensor, "resample patient"]:
     """Return how often each resample draws each patient."""

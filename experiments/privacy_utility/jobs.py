@@ -1,21 +1,17 @@
-"""The job matrix: every model trained and measured once, its figures in a file of its own.
+"""The job matrix: every model trained and measured once.
 
-A job whose file exists is done. Jobs that need an earlier one's answer (which trainable set, which public
-model) come in stages.
+Jobs that need an earlier one's answer (which trainable set, which public model) come in stages.
 """
 
-import json
-import logging
-import multiprocessing
-from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from common.artifact import write_text_atomic
+from experiments.job_board import JobBoard
 from experiments.privacy_utility.arm import private_study, train_arm
 from experiments.privacy_utility.cohort import Replicate
 from experiments.privacy_utility.measure import denoising_loss, floors, generation_distances, measured_on
@@ -65,34 +61,8 @@ class Bench:
 
     def run(self, jobs: Sequence[Job], public: PublicModel) -> list[dict[str, Any]]:
         """Return the figures of all jobs, in their order, after running those that are not done."""
-        waiting = [job for job in jobs if not self._file(job).is_file()]
-        total, finished = len(jobs), len(jobs) - len(waiting)
-        for job, figures in self._figures(waiting, public):
-            write_text_atomic(self._file(job), json.dumps(figures, indent=1, sort_keys=True) + "\n")
-            finished += 1
-            self.say(f"{finished} of {total}: {job.name}")
-        return [self._read(job) for job in jobs]
-
-    def _figures(self, jobs: Sequence[Job], public: PublicModel) -> Iterable[tuple[Job, dict[str, Any]]]:
-        if self.workers == 1:
-            quiet_flower()
-            for job in jobs:
-                yield job, figures_of(job, public, self.folder, self.settings)
-            return
-        context = multiprocessing.get_context("spawn")  # a fork would share torch's thread pool
-        with ProcessPoolExecutor(self.workers, mp_context=context, initializer=_one_thread) as pool:
-            futures = {pool.submit(figures_of, job, public, self.folder, self.settings): job for job in jobs}
-            for future in as_completed(futures):
-                yield futures[future], future.result()
-
-    def _read(self, job: Job) -> dict[str, Any]:
-        figures: dict[str, Any] = json.loads(self._file(job).read_text(encoding="utf-8"))
-        return figures
-
-    def _file(self, job: Job) -> Path:
-        folder = self.folder / "jobs"
-        folder.mkdir(parents=True, exist_ok=True)
-        return folder / f"{job.name}.json"
+        work = partial(figures_of, public=public, folder=self.folder, settings=self.settings)
+        return JobBoard(self.folder / "jobs", self.workers, self.say).run(jobs, work)
 
 
 def figures_of(job: Job, public: PublicModel, folder: Path, settings: Settings) -> dict[str, Any]:
@@ -123,13 +93,3 @@ def figures_of(job: Job, public: PublicModel, folder: Path, settings: Settings) 
         },
         "floors": floors(real),
     }
-
-
-def _one_thread() -> None:
-    torch.set_num_threads(1)
-    quiet_flower()
-
-
-def quiet_flower() -> None:
-    """Keep Flower's aggregation from saying a line for every one of thousands of rounds."""
-    logging.getLogger("flwr").setLevel(logging.ERROR)

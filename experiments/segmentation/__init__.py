@@ -1,0 +1,1 @@
+"""Whether pretraining on synthetic volumes makes segmentation better where labels are scarce."""
