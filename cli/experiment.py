@@ -16,6 +16,7 @@ from experiments.privacy_utility.jobs import Bench
 from experiments.privacy_utility.plot import plot_privacy_utility
 from experiments.privacy_utility.settings import Settings, smoke_settings
 from experiments.privacy_utility.table import privacy_utility_text
+from experiments.segmentation.table import segmentation_text
 
 experiment_app = typer.Typer(help="Run a comparison.", no_args_is_help=True, rich_markup_mode="rich")
 
@@ -29,7 +30,12 @@ def baselines_text(results: dict[str, Any]) -> str:
     return f"## {results['study']}\n\n{comparison_text(results)}"
 
 
-TEXTS = {BASELINES: baselines_text, PRIVACY_UTILITY: privacy_utility_text}
+SEGMENTATION = tuple(sorted(file.stem for file in CONFIGS.glob("segmentation-*.yaml")))
+TEXTS = {
+    BASELINES: baselines_text,
+    PRIVACY_UTILITY: privacy_utility_text,
+    **dict.fromkeys(SEGMENTATION, segmentation_text),
+}
 
 Name = Annotated[str, typer.Argument(help=f"Which comparison: {' or '.join(TEXTS)}.")]
 Runs = Annotated[Path, typer.Option("--runs", help="Folder that holds all runs.")]
@@ -44,10 +50,10 @@ def run(
     ] = None,
     runs: Runs = Path("runs"),
     threads: Annotated[
-        int, typer.Option("--threads", min=1, help="CPU threads; privacy-utility: as many jobs at a time.")
+        int, typer.Option("--threads", min=1, help="CPU threads; all but baselines: as many jobs at a time.")
     ] = 2,
     smoke: Annotated[
-        bool, typer.Option("--smoke", help="privacy-utility: minutes, proving nothing.")
+        bool, typer.Option("--smoke", help="All but baselines: minutes, proving nothing.")
     ] = False,
     json: Annotated[bool, typer.Option("--json", help="Print the results.")] = False,
 ) -> None:
@@ -56,18 +62,22 @@ def run(
     [bold]baselines[/]: federated against pooled and local-only training, on test patients.
     [bold]privacy-utility[/]: training under differential privacy against a public model alone.
 
+    [bold]segmentation-...[/]: a few labelled patients, after pretraining on synthetic volumes and controls.
+
     Example: [bold]fedvox experiment run baselines --data /data[/]
 
     Example: [bold]fedvox experiment run privacy-utility --data /data --smoke[/]
     """
     _known(name)
-    if name == PRIVACY_UTILITY and study:
+    if name != BASELINES and study:
         raise ConfigError(f"{name} has no single studies", "leave --study out")
     if name == BASELINES and smoke:
         raise ConfigError(f"{name} has no smoke version", "leave --smoke out")
     folder = runs / (f"{name}-smoke" if smoke else name)
     if name == PRIVACY_UTILITY:
         results = _run_privacy_utility(data, folder, threads, smoke)
+    elif name in SEGMENTATION:
+        results = _run_segmentation(name, data, runs, folder, threads, smoke)
     else:
         results = _run_baselines(data, study, folder, threads)
     if json:
@@ -115,6 +125,26 @@ def _run_privacy_utility(data: Path, folder: Path, workers: int, smoke: bool) ->
     write_results(folder / f"{PRIVACY_UTILITY}.json", results)
     plot_privacy_utility(results, folder / f"{PRIVACY_UTILITY}.png")
     return {PRIVACY_UTILITY: results}
+
+
+def _run_segmentation(
+    name: str, data: Path, runs: Path, folder: Path, workers: int, smoke: bool
+) -> dict[str, Any]:
+    # Networks, losses and measures of MONAI: seconds that no other command needs.
+    import torch
+
+    from experiments.job_board import JobBoard
+    from experiments.segmentation import arms
+    from experiments.segmentation.compare import compare_arms
+    from experiments.segmentation.plan import load_plan
+
+    plan = load_plan(CONFIGS / f"{name}.yaml")
+    bench = arms.Bench(
+        plan.smoke() if smoke else plan, CONFIGS, data, runs, folder / "work", torch.device("cpu")
+    )
+    results = compare_arms(bench, JobBoard(folder, workers, _say))
+    write_results(folder / f"{name}.json", results)
+    return {name: results}
 
 
 def _say(text: str) -> None:

@@ -11,7 +11,7 @@ from client.site_config import Selection, SiteConfig
 from common.errors import DataError
 from common.shapes import VolumeBatch
 from common.study import Study
-from experiments.segmentation.finetune import LabelMaps
+from experiments.segmentation.scores import LabelMaps
 from server.run_folder import RunFolder
 
 

@@ -3,7 +3,6 @@
 from collections.abc import Mapping
 
 import torch
-from jaxtyping import Int
 from monai.losses import DiceCELoss
 from torch import Tensor
 
@@ -11,8 +10,8 @@ from common.errors import DataError
 from common.shapes import VolumeBatch
 from experiments.segmentation.network import NetworkConfig, SegmentationNetwork
 from experiments.segmentation.pretrain import ScheduleConfig, batches, one_cycle
+from experiments.segmentation.scores import LabelMaps
 
-LabelMaps = Int[Tensor, "batch x y z"]
 _GAIN, _SHIFT = 0.1, 0.1  # standard deviations of the augmentation, of intensities in [-1, 1]
 
 

@@ -113,6 +113,22 @@ class SegmentationPlan(FrozenModel):
         """Return the plan without some arms."""
         return self.model_copy(update={"arms": tuple(arm for arm in self.arms if arm.name not in names)})
 
+    def smoke(self) -> "SegmentationPlan":
+        """Return a version of minutes that runs every arm and proves nothing."""
+        few = {
+            "pretraining_seeds": 2,
+            "sampling_seeds": 1,
+            "seeds": 2,
+            "labels": self.labels[:1],
+            "num_volumes": 4,
+        }
+        short = {"steps": 2, "batch_size": 2}
+        changes = {
+            "pretraining": self.pretraining.model_copy(update=short),
+            "fine_tuning": self.fine_tuning.model_copy(update=short),
+        }
+        return self.model_copy(update=few | changes)
+
     def pretraining_of(self, seed: int) -> tuple[int, int]:
         """Return the pretraining seed and the sampling seed of a fine-tuning seed."""
         return seed % self.pretraining_seeds, seed // self.pretraining_seeds % self.sampling_seeds

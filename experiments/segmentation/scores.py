@@ -4,15 +4,14 @@ Measured by MONAI. A class that is missing from one of two maps only has Dice 0 
 volume's diagonal; missing from both it has no score.
 """
 
+import warnings
+
 import torch
-from jaxtyping import Float
-from monai.metrics import compute_average_surface_distance, compute_dice, compute_hausdorff_distance
-from monai.networks.utils import one_hot
+from jaxtyping import Float, Int
 from torch import Tensor
 
-from experiments.segmentation.finetune import LabelMaps
-
 DICE, HAUSDORFF, SURFACE = "Dice", "HD95 (mm)", "surface distance (mm)"
+LabelMaps = Int[Tensor, "batch x y z"]
 Scores = dict[str, Float[Tensor, "volume class"]]
 
 
@@ -27,13 +26,19 @@ def scores_of(
         num_classes: Background included, which is not scored.
         spacing_mm: Between voxels.
     """
+    # Seconds that who only reads the names of the measures does not need.
+    from monai.metrics import compute_average_surface_distance, compute_dice, compute_hausdorff_distance
+    from monai.networks.utils import one_hot
+
     maps = [one_hot(each[:, None], num_classes) for each in (predicted, true)]
     distances = {"include_background": False, "spacing": list(spacing_mm)}
-    found: Scores = {
-        DICE: compute_dice(*maps, include_background=False, ignore_empty=True),
-        HAUSDORFF: compute_hausdorff_distance(*maps, percentile=95, **distances),
-        SURFACE: compute_average_surface_distance(*maps, symmetric=True, **distances),
-    }
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of classes that a map lacks: they are seen to below
+        found: Scores = {
+            DICE: compute_dice(*maps, include_background=False, ignore_empty=True),
+            HAUSDORFF: compute_hausdorff_distance(*maps, percentile=95, **distances),
+            SURFACE: compute_average_surface_distance(*maps, symmetric=True, **distances),
+        }
     has = [each[:, 1:].flatten(2).any(dim=2) for each in maps]
     one_only, neither = has[0] ^ has[1], ~(has[0] | has[1])
     diagonal = sum(((s * (n - 1)) ** 2 for s, n in zip(spacing_mm, true.shape[1:], strict=True)), 0.0) ** 0.5

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import shutil
+from pathlib import Path
 
 import nibabel as nib
 import numpy as np
@@ -23,9 +24,11 @@ from experiments.segmentation.jobs import by_patient, fine_tunings, labelled_exa
 from experiments.segmentation.plan import SegmentationPlan, load_plan
 from experiments.segmentation.scores import DICE
 from experiments.segmentation.sources import Noise, OneVolume, Phantoms, Real, Synthetic
+from experiments.segmentation.table import segmentation_text
 from server.run_folder import RunFolder
 
 CPU = torch.device("cpu")
+CONFIGS = Path(__file__).parents[2] / "experiments" / "configs"
 SITES = ("a", "b")
 PATIENTS = {"generator": 3, "labelled": 2, "validation": 1, "test": 2}  # of each site, two exams each
 PLAN = {
@@ -117,6 +120,11 @@ def test_the_whole_experiment_runs_says_what_is_missing_and_is_not_computed_twic
     assert found["test_patients"] == 4
     text = json.dumps(found)
     assert not any(patient in text for _, patient, *_ in rows())  # their names stay where they are
+    shown = segmentation_text(found)
+    assert "Missing, since their runs are: local." in shown
+    assert "| federated - scratch |" in shown
+    assert "weak" not in shown
+    assert "(weak labels)" in segmentation_text(found | {"weak_labels": True})
     finished = len(said)
     again = compare_arms(bench, JobBoard(place, 1, said.append))
     assert len(said) == finished + 1  # what is missing, and no job
@@ -162,6 +170,17 @@ def test_networks_of_another_plan_are_not_taken_for_this_one_s():
 def test_a_plan_that_cannot_be_meant_is_refused(changes, word):
     with pytest.raises(ConfigError, match=word):
         parse(SegmentationPlan, PLAN | changes, "plan")
+
+
+@pytest.mark.parametrize("file", sorted(CONFIGS.glob("segmentation-*.yaml")), ids=lambda file: file.stem)
+def test_a_committed_plan_can_be_meant_and_its_smoke_version_is_short(file):
+    plan = load_plan(file)
+    assert plan.name == file.stem
+    smoke = plan.smoke()
+    assert parse(SegmentationPlan, smoke.model_dump(), "smoke") == smoke
+    assert smoke.arms == plan.arms
+    assert len(fine_tunings(smoke)) == 2 * len(plan.arms)
+    assert smoke.key != plan.key
 
 
 def test_a_plan_of_no_study_is_refused(tmp_path):
