@@ -21,8 +21,8 @@ def segmentation_text(results: Results) -> str:
         f"`{results['command']}`: {results['network']['kind']}, pretrained for {steps['pretraining']} steps "
         f"on {results['volumes']} volumes, fine-tuned for {steps['fine_tuning']} steps; "
         f"{seeds['fine_tuning']} fine-tunings of every arm, from {seeds['pretraining']} pretraining seeds "
-        f"and {plural(seeds['sampling'], 'set')} of volumes; {results['test_patients']} test patients whom nothing "
-        f"saw before.{_weak(results)}"
+        f"and {plural(seeds['sampling'], 'set')} of volumes; {results['test_patients']} test patients whom "
+        f"nothing saw before.{_weak(results)}"
     ]
     if results["missing_arms"]:
         blocks.append(f"Missing, since their runs are: {', '.join(results['missing_arms'])}.")
