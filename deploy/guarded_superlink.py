@@ -16,7 +16,7 @@ import importlib
 import json
 import logging
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
@@ -36,7 +36,11 @@ BESIDE = 16  # objects of a message that belong to no piece: records, header
 MOST_RECORDS = 4  # in a message: the header, and its sections
 _BYTES_PER_OBJECT, _BYTES_OF_MESSAGE = 160, 16 << 10  # of an announcement
 _TOO_LARGE = 413
-_PAUSE = "OBJECT_PUSH_SESSION_TTL_SECONDS"
+_TIMEOUT = "busy_timeout"
+_PAUSE, _PRAGMAS = "OBJECT_PUSH_SESSION_TTL_SECONDS", "SQLITE_PRAGMAS"
+LOCK_MS = (
+    25_000  # that a request waits for the database; below the 30 s after which Flower's clients ask again
+)
 
 
 class RefusedError(Exception):
@@ -119,6 +123,7 @@ def guard(largest_report: int) -> Callable[[], None]:
     handlers = importlib.import_module("flwr.superlink.servicer.fleet.fleet_handlers")
     for_driver = importlib.import_module("flwr.superlink.servicer.runtime.runtime_handlers")
     uploading = importlib.import_module("flwr.supercore.corestate.sql_corestate")
+    database = importlib.import_module("flwr.supercore.sql_mixin")
     command = importlib.import_module("flwr.superlink.cli")
     for module, name in (
         (handlers, "push_messages"),
@@ -127,6 +132,7 @@ def guard(largest_report: int) -> Callable[[], None]:
         (for_driver, "pull_messages"),
         (for_driver, "pull_object"),
         (uploading, _PAUSE),
+        (database, _PRAGMAS),
         (command, "flower_superlink"),
     ):
         if not hasattr(module, name):
@@ -152,10 +158,20 @@ def guard(largest_report: int) -> Callable[[], None]:
         (for_driver, "pull_messages", whole(for_driver.pull_messages, uploads)),
         (for_driver, "pull_object", without_waiting(for_driver.pull_object)),
         (uploading, _PAUSE, PAUSE_S),
+        (database, _PRAGMAS, _patient(getattr(database, _PRAGMAS))),
     ):
         setattr(module, name, instead)
     found: Callable[[], None] = command.flower_superlink
     return found
+
+
+def _patient(pragmas: Iterable[tuple[str, str]]) -> tuple[tuple[str, str], ...]:
+    """Return how SQLite is set up, with more than Flower's five seconds of patience.
+
+    To throw a large report away takes a busy disk longer, and Flower takes a database that is locked for an
+    error that ends its driver.
+    """
+    return (*((name, value) for name, value in pragmas if name != _TIMEOUT), (_TIMEOUT, str(LOCK_MS)))
 
 
 @contextlib.contextmanager

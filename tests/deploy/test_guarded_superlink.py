@@ -17,6 +17,7 @@ from flwr.supercore.inflatable.inflatable_object import (
     get_object_tree,
 )
 from flwr.supercore.object_store.sql_object_store import SqlObjectStore
+from sqlalchemy import text
 
 from common.errors import ErrorCode
 from common.federation.messages import FailureReport, TrainOrder
@@ -24,7 +25,7 @@ from common.federation.packing import report_to_packet
 from common.federation.stage import Stage
 from common.federation.wire import PIECE_BYTES, packet_to_records
 from deploy.disk_need import largest_message
-from deploy.guarded_superlink import LARGEST_OBJECT, Quota, RefusedError, guard
+from deploy.guarded_superlink import LARGEST_OBJECT, LOCK_MS, Quota, RefusedError, guard
 from deploy.guarded_supernode import GuardError
 from deploy.processes import superlink
 from deploy.superlink_uploads import PAUSE_S
@@ -41,6 +42,7 @@ REPLACED = (
     (FOR_DRIVER, "pull_messages"),
     (FOR_DRIVER, "pull_object"),
     ("flwr.supercore.corestate.sql_corestate", "OBJECT_PUSH_SESSION_TTL_SECONDS"),
+    ("flwr.supercore.sql_mixin", "SQLITE_PRAGMAS"),
 )
 NODE, SERVER = 7, 1
 QUOTA = Quota(10 * PIECE_BYTES)
@@ -188,7 +190,22 @@ def test_everything_that_is_to_be_replaced_is():
     guard(1)
     after = [getattr(importlib.import_module(place), name) for place, name in REPLACED]
     assert all(old is not new for old, new in zip(before, after, strict=True))
-    assert after[-1] == PAUSE_S
+    assert after[-2] == PAUSE_S
+
+
+@pytest.mark.usefixtures("handlers")
+def test_requests_wait_for_a_locked_database_longer_than_flower_lets_them(tmp_path):
+    def patience_ms():
+        store = SqlObjectStore(str(tmp_path / "superlink.db"))
+        store.initialize()
+        with store.session() as session:
+            return session.execute(text("PRAGMA busy_timeout")).scalar(), session.execute(
+                text("PRAGMA journal_mode")
+            ).scalar()
+
+    assert patience_ms() == (5000, "wal")  # Flower's own: else nothing is to be mended
+    guard(1)
+    assert patience_ms() == (LOCK_MS, "wal")
 
 
 @pytest.mark.usefixtures("handlers")

@@ -257,6 +257,17 @@ def test_an_answer_that_comes_after_its_time_is_not_kept(federation, pieces):
     assert federation.remains == {}
 
 
+def test_a_driver_that_asks_in_vain_writes_nothing(federation, monkeypatch):
+    """It asks five times a second; who writes locks the database."""
+    asked = federation.ask()
+    federation.announce(asked)
+    written = []
+    for name in ("greet", "forget_answers"):
+        monkeypatch.setattr(Uploads, name, lambda *words, name=name: written.append(name))
+    assert federation.heard(asked) == []
+    assert not written
+
+
 def test_the_driver_never_waits_for_a_piece(federation):
     """A hostile site can let two answers share pieces, and one be handed over while the other is not here."""
     first, *_ = federation.announce(federation.ask())
