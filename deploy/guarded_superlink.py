@@ -38,9 +38,7 @@ _BYTES_PER_OBJECT, _BYTES_OF_MESSAGE = 160, 16 << 10  # of an announcement
 _TOO_LARGE = 413
 _TIMEOUT = "busy_timeout"
 _PAUSE, _PRAGMAS = "OBJECT_PUSH_SESSION_TTL_SECONDS", "SQLITE_PRAGMAS"
-LOCK_MS = (
-    25_000  # that a request waits for the database; below the 30 s after which Flower's clients ask again
-)
+LOCK_MS = 25_000  # that a request waits for the database: less than Flower's clients wait for the request
 
 
 class RefusedError(Exception):
