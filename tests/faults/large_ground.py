@@ -52,8 +52,9 @@ class LargeGround(Ground):
         super().note(round_)
 
     def verdict(self, fault: Fault, round_: Round) -> Verdict:
-        """Compare the bytes that crossed the victim's line, each way, with those of the undisturbed round."""
-        down, up = self.usual[round_.index]
+        """Compare the bytes that crossed the victim's line, each way, with the fewest without a fault."""
+        usual = [both for index, both in self.usual.items() if index >= self.first]
+        down, up = (min(each) for each in zip(*usual, strict=True))
         now_down, now_up = round_.line.down, round_.line.up
         resent = max(now_down - down, now_up - up) / round_.size
         lines = self._agent_log()[self.agent_log_size :].splitlines()
