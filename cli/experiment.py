@@ -133,7 +133,6 @@ def _run_segmentation(
     # Networks, losses and measures of MONAI: seconds that no other command needs.
     import torch
 
-    from experiments.job_board import JobBoard
     from experiments.segmentation import arms
     from experiments.segmentation.compare import compare_arms
     from experiments.segmentation.plan import load_plan
@@ -142,7 +141,7 @@ def _run_segmentation(
     bench = arms.Bench(
         plan.smoke() if smoke else plan, CONFIGS, data, runs, folder / "work", torch.device("cpu")
     )
-    results = compare_arms(bench, JobBoard(folder, workers, _say))
+    results = compare_arms(bench, workers, _say)
     write_results(folder / f"{name}.json", results)
     return {name: results}
 

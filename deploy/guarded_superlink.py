@@ -24,7 +24,7 @@ from typing import Any
 from common.errors import ErrorCode
 from common.federation.wire import PIECE_BYTES
 from deploy.guarded_supernode import GuardError
-from deploy.superlink_uploads import PAUSE_S, Uploads, anew, repeatable, whole, without_waiting
+from deploy.superlink_uploads import PAUSE_S, Handler, Uploads, anew, repeatable, whole, without_waiting
 
 logger = logging.getLogger("fedvox.superlink")
 
@@ -37,7 +37,8 @@ MOST_RECORDS = 4  # in a message: the header, and its sections
 _BYTES_PER_OBJECT, _BYTES_OF_MESSAGE = 160, 16 << 10  # of an announcement
 _TOO_LARGE = 413
 _TIMEOUT = "busy_timeout"
-_PAUSE, _PRAGMAS = "OBJECT_PUSH_SESSION_TTL_SECONDS", "SQLITE_PRAGMAS"
+_FLEET = "flwr.superlink.servicer.fleet.fleet_handlers"
+_FOR_DRIVER = "flwr.superlink.servicer.runtime.runtime_handlers"
 LOCK_MS = 25_000  # that a request waits for the database: less than Flower's clients wait for the request
 
 
@@ -118,48 +119,41 @@ def guard(largest_report: int) -> Callable[[], None]:
     Raises:
         GuardError: A name that this rests on is missing.
     """
-    handlers = importlib.import_module("flwr.superlink.servicer.fleet.fleet_handlers")
-    for_driver = importlib.import_module("flwr.superlink.servicer.runtime.runtime_handlers")
-    uploading = importlib.import_module("flwr.supercore.corestate.sql_corestate")
-    database = importlib.import_module("flwr.supercore.sql_mixin")
-    command = importlib.import_module("flwr.superlink.cli")
-    for module, name in (
-        (handlers, "push_messages"),
-        (handlers, "push_object"),
-        (handlers, "activate_node"),
-        (for_driver, "pull_messages"),
-        (for_driver, "pull_object"),
-        (uploading, _PAUSE),
-        (database, _PRAGMAS),
-        (command, "flower_superlink"),
-    ):
+    quota, uploads = Quota(largest_report), Uploads()
+
+    def weighed(announce: Handler) -> Handler:
+        def announced(request: Any, state: Any) -> Any:
+            with _refusing(request):
+                quota.check_announcement(request)
+            return announce(request, state)
+
+        return announced
+
+    def weighed_by_piece(send: Handler) -> Handler:
+        send = repeatable(send, uploads)
+
+        def sent(request: Any, state: Any) -> Any:
+            with _refusing(request):
+                quota.check_object(request.object_content)
+            return send(request, state)
+
+        return sent
+
+    replacements: tuple[tuple[str, str, Callable[[Any], Any]], ...] = (
+        (_FLEET, "push_messages", weighed),
+        (_FLEET, "push_object", weighed_by_piece),
+        (_FLEET, "activate_node", lambda activate: anew(activate, uploads)),
+        (_FOR_DRIVER, "pull_messages", lambda hand_over: whole(hand_over, uploads)),
+        (_FOR_DRIVER, "pull_object", without_waiting),
+        ("flwr.supercore.corestate.sql_corestate", "OBJECT_PUSH_SESSION_TTL_SECONDS", lambda _: PAUSE_S),
+        ("flwr.supercore.sql_mixin", "SQLITE_PRAGMAS", _patient),
+    )
+    for place, name, changed in replacements:
+        module = importlib.import_module(place)
         if not hasattr(module, name):
-            raise GuardError(f"{module.__name__} has no {name}: install the pinned version of flwr")
-    uploads = Uploads()
-    announce, send = handlers.push_messages, repeatable(handlers.push_object, uploads)
-    quota = Quota(largest_report)
-
-    def announced(request: Any, state: Any) -> Any:
-        with _refusing(request):
-            quota.check_announcement(request)
-        return announce(request, state)
-
-    def sent(request: Any, state: Any) -> Any:
-        with _refusing(request):
-            quota.check_object(request.object_content)
-        return send(request, state)
-
-    for module, name, instead in (
-        (handlers, "push_messages", announced),
-        (handlers, "push_object", sent),
-        (handlers, "activate_node", anew(handlers.activate_node, uploads)),
-        (for_driver, "pull_messages", whole(for_driver.pull_messages, uploads)),
-        (for_driver, "pull_object", without_waiting(for_driver.pull_object)),
-        (uploading, _PAUSE, PAUSE_S),
-        (database, _PRAGMAS, _patient(getattr(database, _PRAGMAS))),
-    ):
-        setattr(module, name, instead)
-    found: Callable[[], None] = command.flower_superlink
+            raise GuardError(f"{place} has no {name}: install the pinned version of flwr")
+        setattr(module, name, changed(getattr(module, name)))
+    found: Callable[[], None] = importlib.import_module("flwr.superlink.cli").flower_superlink
     return found
 
 

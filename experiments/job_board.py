@@ -45,10 +45,6 @@ class JobBoard:
     workers: int
     say: Callable[[str], None]
 
-    def at(self, name: str) -> "JobBoard":
-        """Return a board for another kind of jobs, in a folder below this one's."""
-        return JobBoard(self.folder / name, self.workers, self.say)
-
     def run(self, jobs: Sequence[SomeJob], work: Callable[[SomeJob], Figures]) -> list[Figures]:
         """Return the figures of all jobs, in their order, after doing those that are not done.
 

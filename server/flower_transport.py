@@ -165,7 +165,8 @@ class FlowerTransport:
             packet = self.seals.sealed(Packet.of(Cancellation(order_id=errand.order_id)))
             node = self.finder.node_of[site]
             message = sent(self.grid, make_message(packet, MessageType.TRAIN, node, ANSWER_S))
-            self.unheard.extend([message] if message else [])
+            if message is not None:
+                self.unheard.append(message)
 
     def _forget_answers(self) -> None:
         """Fetch the answers to what nobody waits for: else Flower would keep them as long as the run."""

@@ -33,14 +33,19 @@ PatientValues = Mapping[str, float]
 
 def test_datasets(study: Study, data: Path, split: Path, folder: Path) -> dict[str, VolumeDataset]:
     """Return the test patients of each site of the federated study."""
+    return part_datasets(study, data, split, "test", folder)
+
+
+def part_datasets(study: Study, data: Path, split: Path, part: str, folder: Path) -> dict[str, VolumeDataset]:
+    """Return the patients of one part of a split, by site; caches lie in ``folder``."""
     return {
         site: VolumeDataset.open(
             SiteConfig(
                 name=site,
                 data=data,
                 patients=split,
-                select=Selection(site=site, part=("test",)),
-                state=folder / "test" / site,
+                select=Selection(site=site, part=(part,)),
+                state=folder / part / site,
             ),
             study.volume,
         )

@@ -44,6 +44,12 @@ PUBLIC_HOSPITAL = Hospital(
 """Small and mostly dense breasts in an average scanner: some of what the three hospitals see, not all."""
 
 
+def stranger(spec: VolumeSpec) -> Hospital:
+    """Return the public hospital with a scanner whose voxels are those of another organ's study."""
+    scanner = PUBLIC_HOSPITAL.scanner.model_copy(update={"shape": spec.shape, "spacing_mm": STRANGE_SPACING})
+    return PUBLIC_HOSPITAL.model_copy(update={"scanner": scanner})
+
+
 class Phantoms:
     """Phantoms on the disk, written when they are first asked for.
 
@@ -74,10 +80,7 @@ class Phantoms:
     def strangers(self, spec: VolumeSpec) -> Group:
         """Return single-channel volumes of the public hospital, in the shape of another organ's study."""
         data, table = self.folder / "strangers", self.folder / "strangers.csv"
-        scanner = PUBLIC_HOSPITAL.scanner.model_copy(
-            update={"shape": spec.shape, "spacing_mm": STRANGE_SPACING}
-        )
-        hospital = PUBLIC_HOSPITAL.model_copy(update={"scanner": scanner})
+        hospital = stranger(spec)
         names = [f"stranger-{index:03d}" for index in range(self.settings.public_phantoms)]
         data.mkdir(parents=True, exist_ok=True)
         for index, name in enumerate(names):

@@ -8,8 +8,7 @@ import torch
 
 from common.errors import ConfigError
 from common.study import Study
-from experiments.phantom.hospital import Hospital
-from experiments.privacy_utility.phantoms import PUBLIC_HOSPITAL, STRANGE_SPACING
+from experiments.privacy_utility.phantoms import stranger
 from experiments.segmentation.cohort import Cohort
 from experiments.segmentation.plan import ArmConfig, SegmentationPlan
 from experiments.segmentation.sources import Noise, OneVolume, Phantoms, Real, Source, Synthetic
@@ -81,7 +80,7 @@ class Bench:
             case "noise":
                 return Noise(self.study.volume)
             case "phantoms":
-                return Phantoms(self.study.volume, self._hospital)
+                return Phantoms(self.study.volume, stranger(self.study.volume))
             case "real":
                 return Real(self.cohort("generator"))
             case "synthetic" if run is not None:
@@ -92,11 +91,3 @@ class Bench:
 
     def _synthetic(self, arm: ArmConfig) -> Path:
         return self.folder / "synthetic" / arm.name
-
-    @property
-    def _hospital(self) -> Hospital:
-        """A hospital none of the study's sites is, whose scanner has the study's grid."""
-        scanner = PUBLIC_HOSPITAL.scanner.model_copy(
-            update={"shape": self.study.volume.shape, "spacing_mm": STRANGE_SPACING}
-        )
-        return PUBLIC_HOSPITAL.model_copy(update={"scanner": scanner})

@@ -7,10 +7,10 @@ from pathlib import Path
 import torch
 
 from client.dataset import VolumeDataset
-from client.site_config import Selection, SiteConfig
 from common.errors import DataError
 from common.shapes import VolumeBatch
 from common.study import Study
+from experiments.baselines.measure import part_datasets
 from experiments.segmentation.scores import LabelMaps
 from server.run_folder import RunFolder
 
@@ -45,17 +45,8 @@ class Cohort:
         Raises:
             DataError: See `VolumeDataset.open`.
         """
-        configs = [
-            SiteConfig(
-                name=site,
-                data=data.resolve(),
-                patients=split.resolve(),
-                select=Selection(site=site, part=(part,)),
-                state=(folder / part / site).resolve(),
-            )
-            for site in study.federation.sites
-        ]
-        return cls(part, tuple(VolumeDataset.open(config, study.volume) for config in configs))
+        found = part_datasets(study, data.resolve(), split.resolve(), part, folder.resolve())
+        return cls(part, tuple(found.values()))
 
     @property
     def patients(self) -> tuple[str, ...]:

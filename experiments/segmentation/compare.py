@@ -1,6 +1,7 @@
 """One experiment from its plan to its results; a second call goes on where the first stopped."""
 
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -15,12 +16,13 @@ from experiments.segmentation.plan import SCRATCH
 from server.run_folder import versions
 
 
-def compare_arms(bench: Bench, board: JobBoard) -> dict[str, Any]:
+def compare_arms(bench: Bench, workers: int, say: Callable[[str], None]) -> dict[str, Any]:
     """Return the results of an experiment.
 
     Args:
         bench: Where, and what. Arms whose generators' runs are not there are left out, and named.
-        board: Does the jobs.
+        workers: Processes that do the jobs.
+        say: Told what is done.
 
     Raises:
         LeakageError: A test patient was seen by a generator, or is among those of another part.
@@ -34,15 +36,17 @@ def compare_arms(bench: Bench, board: JobBoard) -> dict[str, Any]:
             f"no run of {bench.runs} is there, for any arm of {plan.name}", "train the generators"
         )
     for name in missing:
-        board.say(f"{name}: its run is missing: {bench.run_of(bench.plan.arm(name))}")
+        say(f"{name}: its run is missing: {bench.run_of(bench.plan.arm(name))}")
     bench = replace(bench, plan=plan, folder=bench.folder / plan.key)
-    board = replace(board, folder=bench.folder / "jobs")
     runs = {arm.name: run for arm in plan.arms if (run := bench.run_of(arm)) is not None}
     parts = [bench.cohort(part) for part in ("generator", "labelled", "validation")]
     test = bench.cohort("test")
     refuse_leakage(test, parts, runs)
-    board.at("pretraining").run(pretrainings(plan), partial(pretrain_one, bench=bench))
-    figures = board.at("fine-tuning").run(fine_tunings(plan), partial(fine_tune_one, bench=bench))
+    pretraining, tuning = (
+        JobBoard(bench.folder / "jobs" / kind, workers, say) for kind in ("pretraining", "fine-tuning")
+    )
+    pretraining.run(pretrainings(plan), partial(pretrain_one, bench=bench))
+    figures = tuning.run(fine_tunings(plan), partial(fine_tune_one, bench=bench))
     return {
         "experiment": plan.name,
         "command": f"fedvox experiment run {plan.name}",

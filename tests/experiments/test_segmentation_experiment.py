@@ -15,7 +15,7 @@ from small_federation import Federation, small_study
 from common.artifact import read_manifest, read_tensor_folder
 from common.errors import ConfigError, DataError, MetricError
 from common.frozen import parse
-from experiments.job_board import JobBoard
+from experiments.privacy_utility.phantoms import stranger
 from experiments.segmentation.analysis import pairs_of, summary_of, table_of
 from experiments.segmentation.arms import Bench
 from experiments.segmentation.cohort import Cohort, LeakageError, refuse_leakage
@@ -107,7 +107,7 @@ def bench_at(root, **changes):
 def test_the_whole_experiment_runs_says_what_is_missing_and_is_not_computed_twice(place):
     said = []
     bench = bench_at(place)
-    found = compare_arms(bench, JobBoard(place, 1, said.append))
+    found = compare_arms(bench, 1, said.append)
     assert found["missing_arms"] == ["local"]
     assert "not there" in said[0]
     arms = ["scratch", "noise", "federated", "one volume", "real"]
@@ -126,7 +126,7 @@ def test_the_whole_experiment_runs_says_what_is_missing_and_is_not_computed_twic
     assert "weak" not in shown
     assert "(weak labels)" in segmentation_text(found | {"weak_labels": True})
     finished = len(said)
-    again = compare_arms(bench, JobBoard(place, 1, said.append))
+    again = compare_arms(bench, 1, said.append)
     assert len(said) == finished + 1  # what is missing, and no job
     assert again["labels"] == found["labels"]
     folder = next((place / "experiment").glob("*/pretrained/federated-*-p0-v0"))
@@ -256,7 +256,7 @@ def test_every_source_gives_as_many_volumes_as_asked_for_of_the_study_s_shape(pl
     synthetic = Synthetic(place / "runs" / "run", tmp_path, CPU)
     sources = [
         Noise(spec),
-        Phantoms(spec, bench._hospital),
+        Phantoms(spec, stranger(spec)),
         synthetic,
         OneVolume(synthetic),
         Real(bench.cohort("generator")),
