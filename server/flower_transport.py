@@ -7,9 +7,8 @@ and in later rounds only as long as others are at work.
 """
 
 import contextlib
-import math
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from flwr.app import MessageType
@@ -27,6 +26,7 @@ from common.federation.headers import (
 from common.federation.messages import FailureReport, Report, TrainOrder, TrainReport
 from common.federation.packet import Packet
 from common.federation.packing import EncodedOnce, order_to_packet, report_from_packet
+from server.errand import ANSWER_S, MOST_LOST, Errand, answer_s
 from server.find_sites import SiteFinder
 from server.flower_messages import fetched, make_message, sent
 from server.round_board import ANSWERED, OFFLINE, SILENT, TRAINS, RoundBoard
@@ -36,47 +36,7 @@ from server.transport import Exchange
 
 POLL_S = 0.2
 ASK_AGAIN_S = 5.0  # after a message got lost, or a site that is busy
-ANSWER_S = 90.0  # within which a message is answered: a minute at the agent, some seconds for Flower
-SITE_LINE, OWN_LINE = 1e6, 1e7  # bytes a second that a site has at least, and the coordinator for all of them
-MOST_LOST = 5  # messages about one order in a row, before its site counts as gone; while it is online
 OFFLINE_S = 600.0  # that a site may be offline in a round before it counts as gone
-MOST_SENT = 5  # times that a site is sent one order: it may lose it, but not ask for it for ever
-
-
-@dataclass
-class _Errand:
-    """One site's order, and where the talk about it stands.
-
-    Attributes:
-        order: The sealed order.
-        order_id: Its name.
-        due: When to send something, by the monotonic clock; never while something is on its way.
-        whole: Whether to send the order, or only to ask after it.
-        message: What is on its way.
-        earlier: What counts as lost; a report that is the answer to it may come yet, over a slow line.
-        lost_at: When ``message`` counts as lost.
-        lost: Messages that were lost in a row.
-        sent: Times that the whole order was sent.
-        offline_since: When the site was first found offline; None while it is online.
-        report: What came of it.
-    """
-
-    order: Packet
-    order_id: str
-    due: float = 0.0
-    whole: bool = True
-    message: str | None = None
-    earlier: list[str] = field(default_factory=list)
-    lost_at: float = math.inf
-    lost: int = 0
-    sent: int = 0
-    offline_since: float | None = None
-    report: Report | None = None
-
-    @property
-    def is_over(self) -> bool:
-        too_often = self.whole and self.sent >= MOST_SENT and self.message is None
-        return self.report is not None or self.lost >= MOST_LOST or too_often
 
 
 @dataclass
@@ -124,7 +84,7 @@ class FlowerTransport:
         errands, encode = {}, EncodedOnce()
         for order in orders:
             packet = self.seals.sealed(order_to_packet(order, deadline_s, encode))
-            errands[order.site] = _Errand(packet, packet.read_as(OrderHeader).order_id)
+            errands[order.site] = Errand(packet, packet.read_as(OrderHeader).order_id)
         self.board.open(orders, deadline_s)
         present = self._present(errands)
         self._forget_answers()
@@ -135,7 +95,7 @@ class FlowerTransport:
             present = self._present(errands)
         self._call_off(present)
         for errand in errands.values():
-            self._wait_no_more(errand)
+            errand.wait_no_more()
             self.unheard.extend(errand.earlier)
         known = self.seals.known_among(errands)
         reports = {
@@ -147,7 +107,7 @@ class FlowerTransport:
         said = {site: self.board.word_of(site) for site in absent}
         return Exchange(list(reports.values()), traffic.down, traffic.up, said)
 
-    def _present(self, errands: dict[str, _Errand]) -> dict[str, _Errand]:
+    def _present(self, errands: dict[str, Errand]) -> dict[str, Errand]:
         """Return the errands at sites that are connected and not revoked, or were gone and are back."""
         if self.finder.missing:
             self.finder.look()
@@ -157,7 +117,7 @@ class FlowerTransport:
         here = self.seals.known_among(errands) & self.finder.node_of.keys() - self.gone
         return {site: errand for site, errand in errands.items() if site in here}
 
-    def _call_off(self, errands: dict[str, _Errand]) -> None:
+    def _call_off(self, errands: dict[str, Errand]) -> None:
         """Tell sites that nobody waits for their orders any more; whether they hear it is not waited for."""
         for site, errand in errands.items():
             if errand.is_over:
@@ -172,13 +132,7 @@ class FlowerTransport:
         """Fetch the answers to what nobody waits for: else Flower would keep them as long as the run."""
         self.unheard[:] = [message for message in self.unheard if not fetched(self.grid, message)[0]]
 
-    def _wait_no_more(self, errand: _Errand) -> None:
-        """Take what is on its way for lost."""
-        if errand.message is not None:
-            errand.earlier.append(errand.message)
-        errand.message = None
-
-    def _send_what_is_due(self, errands: dict[str, _Errand], give_up: float, traffic: _Traffic) -> None:
+    def _send_what_is_due(self, errands: dict[str, Errand], give_up: float, traffic: _Traffic) -> None:
         now = time.monotonic()
         for site, errand in errands.items():
             # The answer may lie there since another site's was fetched, which takes its time.
@@ -189,7 +143,7 @@ class FlowerTransport:
                 continue
             packet = errand.order if errand.whole else Packet.of(FollowUp(order_id=errand.order_id))
             errand.sent += errand.whole
-            patience = min(_answer_s(errand, errands.values()), give_up - now)
+            patience = min(answer_s(errand, errands.values()), give_up - now)
             node, life_s = self.finder.node_of[site], min(patience + OFFLINE_S, give_up - now)
             errand.message = sent(self.grid, make_message(packet, MessageType.TRAIN, node, life_s))
             errand.lost_at = now + patience
@@ -197,7 +151,7 @@ class FlowerTransport:
                 self._note_lost(site, errand)
             traffic.down += packet.num_bytes
 
-    def _receive(self, errands: dict[str, _Errand], traffic: _Traffic) -> bool:
+    def _receive(self, errands: dict[str, Errand], traffic: _Traffic) -> bool:
         """Take what has arrived, one reply at a time: memory holds no two; return whether anything has."""
         arrived = False
         for site, errand in errands.items():
@@ -216,7 +170,7 @@ class FlowerTransport:
                 self._take(site, errand, packet)
         return arrived
 
-    def _take_late(self, site: str, errand: _Errand, traffic: _Traffic) -> None:
+    def _take_late(self, site: str, errand: Errand, traffic: _Traffic) -> None:
         """Take a report that is the answer to an earlier message; what else such an answer says is old."""
         for message in tuple(errand.earlier) if errand.report is None else ():
             answered, packet = fetched(self.grid, message)
@@ -231,15 +185,15 @@ class FlowerTransport:
                 if isinstance(answer, TrainReport):
                     self._take_report(site, errand, answer)
 
-    def _take_report(self, site: str, errand: _Errand, report: TrainReport) -> None:
+    def _take_report(self, site: str, errand: Errand, report: TrainReport) -> None:
         self.board.note(site, ANSWERED, 1.0)
         errand.report = report
 
-    def _note_lost(self, site: str, errand: _Errand, word: str = SILENT) -> None:
+    def _note_lost(self, site: str, errand: Errand, word: str = SILENT) -> None:
         now = time.monotonic()
         online = self.finder.node_of[site] in set(self.grid.get_node_ids())
         self.board.note(site, word if online else OFFLINE)
-        self._wait_no_more(errand)
+        errand.wait_no_more()
         errand.whole = False
         errand.due = now + ASK_AGAIN_S
         if online:
@@ -249,7 +203,7 @@ class FlowerTransport:
         if now > errand.offline_since + OFFLINE_S:
             errand.lost = MOST_LOST
 
-    def _take(self, site: str, errand: _Errand, packet: Packet) -> None:
+    def _take(self, site: str, errand: Errand, packet: Packet) -> None:
         """Take an answer; one that is not by the site it should be from is as good as none."""
         try:
             answer = self._answer_in(packet, site, errand.order_id)
@@ -290,12 +244,6 @@ class FlowerTransport:
         if isinstance(report, TrainReport) and report.site != site:
             raise WireError("a report of another site", "give each site its own name")
         return report
-
-
-def _answer_s(errand: _Errand, errands: Collection[_Errand]) -> float:
-    """Return how long an answer may take: whatever is asked about an order, the report may be the answer."""
-    own, together = errand.order.num_bytes, sum(each.order.num_bytes for each in errands)
-    return ANSWER_S + 2 * (own / SITE_LINE + together / OWN_LINE)
 
 
 def _unsealed_word(packet: Packet) -> str:

@@ -12,7 +12,7 @@ from common.federation.headers import (
 from common.federation.packet import Packet
 from common.federation.sealing import sealed
 from server import flower_transport
-from server.flower_transport import MOST_LOST
+from server.errand import MOST_LOST
 from server.seals import StudySeals
 from tests.server.fake_grid import COORDINATOR, KEYS, PUBLIC, FakeGrid, exchange, introduced, packed
 
