@@ -7,7 +7,7 @@ export FLWR_TELEMETRY_ENABLED := 0
 export FLWR_DISABLE_UPDATE_CHECK := 1
 export FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION := 1
 
-.PHONY: demo e2e faults load sbom test test-all check format mutants bench install install-test clean
+.PHONY: demo e2e faults load sbom smoke test test-all check format mutants bench install install-test clean
 
 demo: $(VENV)/.installed
 	$(BIN)/fedvox demo
@@ -27,13 +27,20 @@ $(VENV)/.installed-test: $(VENV)/.installed
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test]'
 	@touch $@
 
+# A test that hangs ends with the stacks of all threads, and fails; the slowest takes two minutes and a half.
+WATCHED := --timeout 900 --timeout-method thread
+
 # One torch thread per worker; three share two cores, since the long stories wait for processes a third of their
 # time. In the order of collection, which begins with the long files: else one worker would end alone.
 test: $(VENV)/.installed-test
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n 3 --dist loadfile --no-loadscope-reorder --durations 12 -m "not slow and not hospitals and not load"
+	OMP_NUM_THREADS=1 $(BIN)/pytest $(WATCHED) -n 3 --dist loadfile --no-loadscope-reorder --durations 12 -m "not slow and not hospitals and not load and not smoke"
 
 test-all: $(VENV)/.installed-test
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 3 --dist loadfile --no-loadscope-reorder -m "not hospitals and not load"
+
+# The tiny demo, and every arm of the segmentation experiment for seconds each: 5 minutes.
+smoke: $(VENV)/.installed-test
+	OMP_NUM_THREADS=1 $(BIN)/pytest $(WATCHED) -m smoke --durations 3 tests/e2e/test_segmentation_command.py
 
 check: $(VENV)/.installed-test
 	$(BIN)/ruff check .

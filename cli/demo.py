@@ -8,7 +8,7 @@ import typer
 
 from cli.console import err, out, print_json
 from cli.live import live_view
-from experiments.demo import demo_run, finish_demo
+from experiments.demo import Demo
 from experiments.run_study import start_run
 
 
@@ -17,19 +17,25 @@ def demo(
     tiny: Annotated[bool, typer.Option("--tiny", help="A minute's version, to see that all works.")] = False,
     json: Annotated[bool, typer.Option("--json", help="Print the metrics.")] = False,
 ) -> None:
-    """Three phantom hospitals train one generator; you get volumes, metrics and a report.
+    """Three phantom hospitals train one generator; you get volumes, metrics, a segmentation and a report.
 
     Example: [bold]fedvox demo[/]
     """
     started = time.monotonic()
-    if not json:
-        err.print("making three phantom hospitals ...")
-    prepared = demo_run(runs, tiny=tiny)
+
+    def say(text: str) -> None:
+        if not json:
+            err.print(text, highlight=False)
+
+    story = Demo(runs, tiny)
+    say("making three phantom hospitals ...")
+    prepared = story.open()
     with live_view(prepared.run, prepared.study, enabled=not json):
         start_run(prepared)
-    if not json:
-        err.print("sampling, measuring and writing the report ...")
-    metrics = finish_demo(prepared, runs)
+    say("pretraining segmentation networks on synthetic volumes, and fine-tuning them on two patients ...")
+    segmentation = story.segment(prepared, say)
+    say("sampling, measuring and writing the report ...")
+    metrics = story.finish(prepared, segmentation)
     if json:
         print_json(metrics)
         return

@@ -16,7 +16,7 @@ from experiments.privacy_utility.jobs import Bench
 from experiments.privacy_utility.plot import plot_privacy_utility
 from experiments.privacy_utility.settings import Settings, smoke_settings
 from experiments.privacy_utility.table import privacy_utility_text
-from experiments.segmentation.table import segmentation_text
+from experiments.segmentation.table import segmentation_latex, segmentation_text
 
 experiment_app = typer.Typer(help="Run a comparison.", no_args_is_help=True, rich_markup_mode="rich")
 
@@ -31,11 +31,13 @@ def baselines_text(results: dict[str, Any]) -> str:
 
 
 SEGMENTATION = tuple(sorted(file.stem for file in CONFIGS.glob("segmentation-*.yaml")))
+
 TEXTS = {
     BASELINES: baselines_text,
     PRIVACY_UTILITY: privacy_utility_text,
     **dict.fromkeys(SEGMENTATION, segmentation_text),
 }
+LATEX = dict.fromkeys(SEGMENTATION, segmentation_latex)
 
 Name = Annotated[str, typer.Argument(help=f"Which comparison: {' or '.join(TEXTS)}.")]
 Runs = Annotated[Path, typer.Option("--runs", help="Folder that holds all runs.")]
@@ -84,22 +86,45 @@ def run(
         print_json(results)
         return
     for found in results.values():
-        _print(name, found)
+        _print(TEXTS[name](found))
     out.print(f"figures in {folder}", highlight=False)
 
 
 @experiment_app.command("table")
-def show_table(name: Name, runs: Runs = Path("runs")) -> None:
-    """Print a finished comparison as Markdown.
+def show_table(
+    name: Name,
+    runs: Runs = Path("runs"),
+    latex: Annotated[bool, typer.Option("--latex", help="segmentation-...: for a paper.")] = False,
+) -> None:
+    """Print a finished comparison as Markdown, or as LaTeX.
 
     Example: [bold]fedvox experiment table baselines[/]
     """
     _known(name)
+    if latex and name not in LATEX:
+        raise ConfigError(f"{name} has no LaTeX tables", f"they are of {', '.join(LATEX)}")
     files = sorted((runs / name).glob("*.json"))
     if not files:
         raise ConfigError(f"no figures in {runs / name}", f"run fedvox experiment run {name} first")
     for file in files:
-        _print(name, json_module.loads(file.read_text(encoding="utf-8")))
+        results = json_module.loads(file.read_text(encoding="utf-8"))
+        _print((LATEX if latex else TEXTS)[name](results))
+
+
+@experiment_app.command("export-weights")
+def export(
+    pretrained: Annotated[
+        Path, typer.Argument(help="Folder of one network, below RUNS/NAME/work/*/pretrained.")
+    ],
+    to: Annotated[Path, typer.Option("--out", help="File to write, such as weights.safetensors.")],
+) -> None:
+    """Write a pretrained network's weights as a file that plain MONAI loads, and print how.
+
+    Example: [bold]fedvox experiment export-weights FOLDER --out weights.safetensors[/]
+    """
+    from experiments.segmentation.export import export_weights  # MONAI's networks: seconds
+
+    out.print(export_weights(pretrained, to), markup=False, highlight=False, soft_wrap=True)
 
 
 def _run_baselines(data: Path, study: list[str] | None, folder: Path, threads: int) -> dict[str, Any]:
@@ -136,22 +161,24 @@ def _run_segmentation(
     from experiments.segmentation import arms
     from experiments.segmentation.compare import compare_arms
     from experiments.segmentation.plan import load_plan
+    from experiments.segmentation.plot import plot_segmentation
 
     plan = load_plan(CONFIGS / f"{name}.yaml")
-    bench = arms.Bench(
-        plan.smoke() if smoke else plan, CONFIGS, data, runs, folder / "work", torch.device("cpu")
-    )
-    results = compare_arms(bench, workers, _say)
-    write_results(folder / f"{name}.json", results)
-    return {name: results}
+    device = torch.device("cpu")
+    plan = plan.smoke() if smoke else plan
+    bench = arms.Bench.of_files(plan, CONFIGS, data, runs, folder / "work", device)
+    found = compare_arms(bench, workers, _say)
+    found.write(folder, name)
+    plot_segmentation(found.results, folder / f"{name}.png")
+    return {name: found.results}
 
 
 def _say(text: str) -> None:
     err.print(text, highlight=False)
 
 
-def _print(name: str, results: dict[str, Any]) -> None:
-    out.print(f"{TEXTS[name](results)}\n", markup=False, highlight=False, soft_wrap=True)
+def _print(text: str) -> None:
+    out.print(f"{text}\n", markup=False, highlight=False, soft_wrap=True)
 
 
 def _known(name: str) -> None:

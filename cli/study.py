@@ -18,7 +18,7 @@ from experiments.finish_run import finish_run, test_datasets
 from experiments.overview import data_overview, run_status, study_overview
 from experiments.private_template import write_private_template
 from experiments.run_study import PreparedRun, open_run, resume_run, start_run
-from experiments.study_file import SimulationPlan, load_study_file
+from experiments.study_file import SimulationPlan, alone, load_study_file
 from experiments.study_template import write_template
 from server.coordinator import Coordinator
 from server.events import EventLog
@@ -59,6 +59,10 @@ def init(
     codec_rounds: Annotated[
         int, typer.Option("--codec-rounds", help="The same of the codec's decoder, before them.", min=0)
     ] = 0,
+    split: Annotated[
+        Path | None,
+        typer.Option("--split", help="With --start-from: table that deals one data folder out to the sites."),
+    ] = None,
 ) -> None:
     """Write a commented study to start from; with --start-from, a private one.
 
@@ -70,7 +74,7 @@ def init(
     if start_from is None:
         write_template(path, sites, shape, spacing)
     else:
-        write_private_template(path, start_from, sites, patients, epsilon, delta, rounds, codec_rounds)
+        write_private_template(path, start_from, sites, patients, epsilon, delta, rounds, codec_rounds, split)
     out.print(f"wrote {path}; next: fedvox study check {path}", highlight=False)
 
 
@@ -115,17 +119,26 @@ def run(
         Path | None,
         typer.Option("--start-from", help="Run of the public model, for a study with a privacy section."),
     ] = None,
+    site: Annotated[
+        str | None, typer.Option("--site", help="Only this site, as if it had nobody to train with.")
+    ] = None,
     json: Json = False,
 ) -> None:
     """Run a study with all its sites on this machine, or go on with an interrupted run of it.
 
     Example: [bold]fedvox study run study.yaml --data /data/breast-mri[/]
 
+    Example: [bold]fedvox study run study.yaml --data /data/breast-mri --site north[/]
+
     Example: [bold]fedvox study run study.yaml --server[/]
     """
     study, plan = load_study_file(study_file)
+    if site is not None:
+        study = alone(study, site)
     folder = runs / (name or study.name)
     if server:
+        if site is not None:
+            raise ConfigError("--site is of a run on this machine", "leave --server or --site out")
         run_on_server(study, Coordinator(home), folder, port, start_from, json)
         return
     if data is None:

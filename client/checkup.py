@@ -61,5 +61,5 @@ def _refuse_far_fewer(patients: int, study: Study) -> None:
 
 def _bytes_for(study: Study, volumes: int) -> int:
     """Return what caches of so many volumes may fill, with orders, models and logs beside them."""
-    voxels = study.volume.num_channels * math.prod(study.volume.shape)
+    voxels = study.volume.num_codec_channels * math.prod(study.volume.shape)
     return 2 * volumes * voxels * FLOAT_BYTES + SPARE_BYTES

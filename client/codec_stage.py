@@ -10,8 +10,14 @@ from common.federation.messages import TrainOrder, TrainReport
 def train_codec_round(order: TrainOrder, context: SiteContext) -> TrainReport:
     """Return the site's codec after the round's local steps from the order's parameters."""
     study = context.study
-    volumes = context.dataset.volumes()
-    training = CodecTraining(study.codec.model, study.volume.num_channels, order.parameters, context.device)
+    volumes = context.dataset.codec_volumes()
+    training = CodecTraining(
+        study.codec.model,
+        study.volume.num_codec_channels,
+        order.parameters,
+        context.device,
+        num_labels=study.volume.num_label_channels,
+    )
     proximal = context.proximal(order)
 
     def train_step(step: Step) -> Mapping[str, float]:

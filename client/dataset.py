@@ -26,6 +26,7 @@ from client.volume_cache import VolumeCache, cache_key
 from common.errors import DataError, DuplicatePatientError
 from common.frozen import fingerprint
 from common.shapes import VolumeBatch
+from common.volume.labels import numbered, to_channels
 from common.volume.spec import VolumeSpec
 
 
@@ -79,6 +80,8 @@ class VolumeDataset:
         digests.save()
         _refuse_shared_images(exams)
         dataset = cls(exams, spec, cache)
+        if spec.labels:
+            dataset.refuse_unlabelled()
         for exam in exams:
             if dataset._key(exam) not in cache:
                 dataset._preprocess(exam)
@@ -88,11 +91,28 @@ class VolumeDataset:
         """Return all volumes, float32 in [-1, 1], in the order of `exams`."""
         return torch.stack([self._tensors(exam)["volume"] for exam in self.exams])
 
+    def codec_volumes(self) -> VolumeBatch:
+        """Return what the study's codec learns: all volumes, with their label maps if it has labels."""
+        volumes, classes = self.volumes(), self.spec.labels
+        if not classes:
+            return volumes
+        maps = to_channels(numbered(self.label_maps(), classes), self.spec.num_label_channels)
+        return torch.cat([volumes, maps], dim=1)
+
     def label_maps(self) -> Int[Tensor, "batch x y z"]:
         """Return all label maps, in the order of `exams`; 0 is background and padding.
 
         Raises:
             DataError: An exam has none.
+        """
+        self.refuse_unlabelled()
+        return torch.stack([self._tensors(exam)["label_map"] for exam in self.exams])
+
+    def refuse_unlabelled(self) -> None:
+        """Return if every exam has a label map.
+
+        Raises:
+            DataError: One has none.
         """
         missing = [exam.exam for exam in self.exams if exam.label_file is None]
         if missing:
@@ -100,7 +120,6 @@ class VolumeDataset:
                 f"{len(missing)} of {len(self.exams)} exams have no label map, such as {missing[0]}",
                 "put one per exam into labels/ beside images/, under the exam's name",
             )
-        return torch.stack([self._tensors(exam)["label_map"] for exam in self.exams])
 
     @property
     def patients(self) -> tuple[str, ...]:

@@ -77,7 +77,7 @@ class LatentStore:
             return groups["latents"]["scaled"]
         except ArtifactError:
             pass  # not encoded yet, or damaged: encode again
-        scaled = encode_all(codec, dataset.volumes(), self.device)
+        scaled = encode_all(codec, dataset.codec_volumes(), self.device)
         facts = {"frozen": order.frozen_digest, "dataset": dataset.digest}
         write_tensor_folder(path, {"latents": {"scaled": scaled}}, facts)
         remove_others(path, "latents-*")

@@ -86,13 +86,15 @@ class CodecTask:
     def loss(self, module: nn.Module, rows: Rows) -> Tensor:
         """Return the reconstruction and quantization loss per row."""
         assert isinstance(module, Codec)  # noqa: S101  network() made it
-        return codec_loss(module, self._study.codec.model, rows["volume"])
+        return codec_loss(
+            module, self._study.codec.model, rows["volume"], self._study.volume.num_label_channels
+        )
 
     def example(self) -> tuple[nn.Module, Rows]:
         """Return the codec with rows as small as it takes."""
         generator = seeded_generator(self._study.seed, "guard")
         sizes = (2 * factor for factor in self._study.codec.model.downsampling)
-        shape = (_MADE_UP_ROWS, self._study.volume.num_channels, *sizes)
+        shape = (_MADE_UP_ROWS, self._study.volume.num_codec_channels, *sizes)
         return self._opened(shaped_codec(self._study)), {
             "volume": torch.rand(shape, generator=generator) * 2 - 1
         }
@@ -107,7 +109,7 @@ class CodecTask:
 
     def rows(self, order: TrainOrder, context: SiteContext, store: LatentStore) -> RowsOf:  # noqa: ARG002
         """Return a patient's volumes as they are; nothing is drawn."""
-        volumes = context.dataset.volumes()
+        volumes = context.dataset.codec_volumes()
         exams = exams_of(context.dataset.patients)
         return lambda patient, _: {"volume": volumes[exams[patient]].to(context.device)}
 

@@ -44,4 +44,4 @@ def trained_example(study: Study, stage: Stage) -> dict[str, Tensor]:
     if study.privacy is not None:
         return with_prefix(shaped_codec(study).state_dict(), CODEC_PREFIX)
     generator = seeded_generator(study.seed, "shape only")
-    return initial_codec_state(study.codec.model, study.volume.num_channels, generator)
+    return initial_codec_state(study.codec.model, study.volume.num_codec_channels, generator)

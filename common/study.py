@@ -63,7 +63,7 @@ class Study(FrozenModel):
                     f"volume.shape along {axis} is {size}, which codec.model.downsampling {factor} does not "
                     f"divide: use {size - size % factor or factor} or {size + factor - size % factor}"
                 )
-        block = self.volume.num_channels * math.prod(self.codec.model.downsampling)
+        block = self.volume.num_codec_channels * math.prod(self.codec.model.downsampling)
         if self.codec.model.code_dim > block:
             raise ValueError(
                 f"codec.model.quantizer has {self.codec.model.code_dim} channels for blocks of {block} "

@@ -15,7 +15,7 @@ from common.study import Study
 def shaped_codec(study: Study) -> Codec:
     """Return the codec with parameters that mean nothing, on the CPU."""
     generator = seeded_generator(study.seed, "shape only")
-    return Codec(study.codec.model, study.volume.num_channels, generator)
+    return Codec(study.codec.model, study.volume.num_codec_channels, generator)
 
 
 def study_codec(study: Study, state: Mapping[str, Tensor]) -> Codec:

@@ -24,7 +24,16 @@ from typing import Any
 from common.errors import ErrorCode
 from common.federation.wire import PIECE_BYTES
 from deploy.guarded_supernode import GuardError
-from deploy.superlink_uploads import PAUSE_S, Handler, Uploads, anew, repeatable, whole, without_waiting
+from deploy.superlink_uploads import (
+    PAUSE_S,
+    Handler,
+    Uploads,
+    anew,
+    in_turn,
+    repeatable,
+    whole,
+    without_waiting,
+)
 
 logger = logging.getLogger("fedvox.superlink")
 
@@ -122,6 +131,8 @@ def guard(largest_report: int) -> Callable[[], None]:
     quota, uploads = Quota(largest_report), Uploads()
 
     def weighed(announce: Handler) -> Handler:
+        announce = in_turn(announce, uploads)
+
         def announced(request: Any, state: Any) -> Any:
             with _refusing(request):
                 quota.check_announcement(request)

@@ -11,6 +11,7 @@ asked before.
 """
 
 import importlib
+import threading
 from collections.abc import Callable, Collection
 from typing import Any
 
@@ -41,6 +42,7 @@ class Uploads:
             self._pending = core.ObjectPushSessionPending
         except (ImportError, AttributeError) as error:
             raise GuardError(f"{error}: install the pinned version of flwr") from None
+        self.turn = threading.Lock()  # an answer is announced before the driver asks, or after
         self._now = importlib.import_module("flwr.supercore.date").now
         self._stored = importlib.import_module("flwr.supercore.utils").uint64_to_int64
 
@@ -147,7 +149,7 @@ def repeatable(send: Handler, uploads: Uploads) -> Handler:
 
 
 def whole(hand_over: Handler, uploads: Uploads) -> Handler:
-    """Return ``hand_over``, which gives the driver answers that are whole."""
+    """Return ``hand_over``, which gives the driver answers that are whole; see `in_turn`."""
 
     def handed_over(request: Any, state: Any, task: Any) -> Any:
         under_way = uploads.under_way(state, list(request.message_ids))
@@ -160,7 +162,21 @@ def whole(hand_over: Handler, uploads: Uploads) -> Handler:
             uploads.forget_answers(state, left)
         return given
 
-    return handed_over
+    return in_turn(handed_over, uploads)
+
+
+def in_turn(handler: Handler, uploads: Uploads) -> Handler:
+    """Return ``handler``, which waits while another of these works.
+
+    An answer that is announced between the driver's two looks, for what is under way and for what is there,
+    would be handed over without its pieces.
+    """
+
+    def handled(*arguments: Any) -> Any:
+        with uploads.turn:
+            return handler(*arguments)
+
+    return handled
 
 
 def without_waiting(pull: Handler) -> Handler:

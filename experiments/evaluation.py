@@ -62,6 +62,11 @@ def reconstruct(codec: Codec, volumes: VolumeBatch) -> VolumeBatch:
     return torch.cat(parts)
 
 
+def rebuilt_images(codec: Codec, dataset: VolumeDataset) -> VolumeBatch:
+    """Return what is left of a dataset's images after the codec, which may see their label maps too."""
+    return reconstruct(codec, dataset.codec_volumes())[:, : dataset.spec.num_channels]
+
+
 @dataclass(frozen=True)
 class ReconstructionByPatient:
     """Each patient's mean over their volumes.
@@ -80,7 +85,7 @@ class ReconstructionByPatient:
 def reconstruction_by_patient(codec: Codec, dataset: VolumeDataset, study: Study) -> ReconstructionByPatient:
     """Return the codec's fidelity on every patient of ``dataset``."""
     original = dataset.volumes()
-    return _by_patient(reconstruct(codec, original), original, dataset, study)
+    return _by_patient(rebuilt_images(codec, dataset), original, dataset, study)
 
 
 def _by_patient(
@@ -97,8 +102,7 @@ def evaluate_reconstruction(
     codec: Codec, dataset: VolumeDataset, study: Study, seed: int = 0
 ) -> dict[str, Any]:
     """Return reconstruction metrics as means over patients with 95 % intervals, and texture kept."""
-    original = dataset.volumes()
-    rebuilt = reconstruct(codec, original)
+    original, rebuilt = dataset.volumes(), rebuilt_images(codec, dataset)
     by_patient = asdict(_by_patient(rebuilt, original, dataset, study))
     generator = seeded_generator(seed, "reconstruction intervals")
     return {

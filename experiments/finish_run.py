@@ -11,14 +11,15 @@ from client.dataset import VolumeDataset
 from client.site_config import Selection, SiteConfig
 from common.artifact import write_text_atomic
 from experiments.evaluation import evaluate_reconstruction, evaluate_synthetic, real_sets, reconstruct
+from experiments.label_metrics import compare_labels, evaluate_rebuilt_labels
 from experiments.montage import montage
-from experiments.report.data import Picture, ReportData
+from experiments.report.data import Chapter, Picture, ReportData
 from experiments.report.history import RunHistory
 from experiments.report.page import render_report
 from experiments.report.tensorboard import write_tensorboard
 from experiments.run_study import PreparedRun
 from experiments.study_file import SimulationPlan
-from experiments.synthetic_set import make_synthetic_set, read_synthetic
+from experiments.synthetic_set import make_synthetic_set, read_synthetic, read_synthetic_labels
 from server.events import read_events
 from server.promise import Books, promise
 from server.released_model import ReleasedModel, load_released_model
@@ -53,6 +54,7 @@ def finish_run(
     num_synthetic: int,
     seed: int = 0,
     notes: tuple[str, ...] = (),
+    chapters: tuple[Chapter, ...] = (),
 ) -> dict[str, Any]:
     """Write everything a person looks at into the run's folder and return the metrics.
 
@@ -63,6 +65,7 @@ def finish_run(
         num_synthetic: Volumes to make; metrics use at most as many as there are patients.
         seed: Seed of the synthetic set.
         notes: Limits that the report must state.
+        chapters: What else it tells.
     """
     run, study = prepared.run, prepared.study
     model = load_released_model(run, torch.device("cpu"))
@@ -78,6 +81,12 @@ def finish_run(
     patients = min(sum(d.num_patients for d in group) for group in (training, judged))
     num = min(patients, len(synthetic))
     metrics["synthetic"] = evaluate_synthetic(real_sets(training, judged, num), synthetic, study, seed)
+    if study.volume.labels:
+        by_site = zip(prepared.configs, judged, strict=True)
+        metrics["labels"] = {
+            "codec": {name: evaluate_rebuilt_labels(model.codec, d, study) for name, d in by_site},
+            "synthetic": compare_labels(read_synthetic_labels(run.synthetic, study), judged, study),
+        }
     write_text_atomic(run.path / "metrics.json", json.dumps(metrics, indent=2) + "\n")
     pictures = _pictures(model, judged, synthetic, run.path / "montages")
     history = RunHistory.from_events(read_events(run.events))
@@ -107,6 +116,7 @@ def finish_run(
                 *([SPARSE.format(" and ".join(kept))] if kept else []),
                 *notes,
             ),
+            chapters=chapters,
         ),
         run.path / "report.html",
     )
@@ -117,11 +127,12 @@ def _pictures(
     model: ReleasedModel, judged: Sequence[VolumeDataset], synthetic: torch.Tensor, folder: Path
 ) -> tuple[Picture, ...]:
     """Return the montage of real, reconstructed and synthetic volumes, one of each site first."""
-    real = torch.cat([dataset.volumes()[:1] for dataset in judged])[:SHOWN]
+    real = torch.cat([dataset.codec_volumes()[:1] for dataset in judged])[:SHOWN]
+    images = slice(model.study.volume.num_channels)
     folder.mkdir(parents=True, exist_ok=True)
     rows = {
-        "real": real,
-        "reconstructed": reconstruct(model.codec, real),
+        "real": real[:, images],
+        "reconstructed": reconstruct(model.codec, real)[:, images],
         "synthetic": synthetic[: len(real)],
     }
     path = montage(rows, folder / "comparison.png", model.study.volume)

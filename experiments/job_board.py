@@ -37,7 +37,7 @@ class JobBoard:
 
     Attributes:
         folder: Of the figures' files.
-        workers: Processes; with one, the jobs are done in this process.
+        workers: Processes of one thread; with one, the jobs are done in this process, to the same bits.
         say: Told what is done.
     """
 
@@ -65,15 +65,22 @@ class JobBoard:
         self, jobs: Sequence[SomeJob], work: Callable[[SomeJob], Figures]
     ) -> Iterable[tuple[SomeJob, Figures]]:
         if self.workers == 1:
-            quiet_flower()
-            for job in jobs:
-                yield job, work(job)
+            threads = torch.get_num_threads()
+            _one_thread()
+            try:
+                for job in jobs:
+                    yield job, work(job)
+            finally:
+                torch.set_num_threads(threads)
             return
         context = multiprocessing.get_context("spawn")  # a fork would share torch's thread pool
         with ProcessPoolExecutor(self.workers, mp_context=context, initializer=_one_thread) as pool:
             futures = {pool.submit(work, job): job for job in jobs}
-            for future in as_completed(futures):
-                yield futures[future], future.result()
+            try:
+                for future in as_completed(futures):
+                    yield futures[future], future.result()
+            finally:  # after an error, or when nobody reads on: what has not begun would be done for nothing
+                pool.shutdown(wait=False, cancel_futures=True)
 
     def _read(self, job: Named) -> Figures:
         figures: Figures = json.loads(self._file(job).read_text(encoding="utf-8"))

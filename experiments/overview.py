@@ -41,6 +41,7 @@ def study_overview(study: Study) -> dict[str, Any]:
     return {
         "digest": study.digest,
         "volume": " x ".join(map(str, study.volume.shape)) + f" x {study.volume.num_channels} channels",
+        "label maps": ", ".join(one.name for one in study.volume.labels) or "not part of the study",
         "latent": " x ".join(map(str, study.latent_shape)) + f" x {study.codec.model.code_dim} channels",
         "codec parameters": codec_parameters,
         "denoiser parameters": denoiser,

@@ -1,10 +1,9 @@
 """The bound on membership inference as a picture."""
 
-import io
 from pathlib import Path
 
-from common.artifact import write_bytes_atomic
 from common.privacy.summary import PrivacySummary
+from experiments.figure_file import write_figure
 
 _SMALLEST_RATE = 1e-4
 
@@ -29,6 +28,4 @@ def plot_attack_bounds(summary: PrivacySummary, path: Path) -> None:
     )
     axes.legend(loc="lower right")
     axes.grid(visible=True, alpha=0.3)
-    content = io.BytesIO()
-    figure.savefig(content, format="png", dpi=150, metadata={"Software": None})
-    write_bytes_atomic(path, content.getvalue())
+    write_figure(figure, path)

@@ -39,6 +39,7 @@ def write_private_template(
     delta: float,
     rounds: int,
     codec_rounds: int = 0,
+    split: Path | None = None,
 ) -> None:
     """Write a private study that starts from the model of ``public_run``.
 
@@ -51,6 +52,7 @@ def write_private_template(
         delta: Promise.
         rounds: Rounds of one private step of the denoiser.
         codec_rounds: Rounds of one private step of the codec before them; 0 leaves the codec as it is.
+        split: Table that deals one data folder out to the sites, for a simulation.
 
     Raises:
         ConfigError: ``path`` exists, or the study would not be valid.
@@ -100,6 +102,8 @@ def write_private_template(
             "where": TRAINED_OF_CODEC
         }
     parse(Study, content, where="the study asked for")
+    if split is not None:
+        content["simulation"] = {"split": str(split.resolve())}
     steps = f"{codec_rounds} + {rounds}" if codec_rounds else str(rounds)
     spare = sum(plan.spare_rounds for plan in plans)
     header = HEADER.format(file=path.name, rounds=steps, spare=spare, epsilon=epsilon, delta=delta)

@@ -19,9 +19,11 @@ from experiments.markdown import interval_text, markdown_table
 from experiments.privacy_utility.table import privacy_utility_text
 from experiments.private_cost import private_cost_text
 from experiments.quantizer_bench import quantizer_bench_text
+from experiments.segmentation.table import segmentation_text
 
 PAGE = Path(__file__).parents[1] / "docs" / "results.md"
 RESULTS = Path(__file__).parent / "results"
+SEGMENTATIONS = sorted(file.stem for file in (Path(__file__).parent / "configs").glob("segmentation-*.yaml"))
 
 
 def metrics_text(metrics: Mapping[str, Any]) -> str:
@@ -76,6 +78,7 @@ TABLES: Mapping[str, tuple[str, Callable[[Any], str]]] = {
     "privacy_utility": ("privacy_utility.json", privacy_utility_text),
     "private_cost": ("private_cost.json", private_cost_text),
     "quantizers": ("quantizers.json", quantizer_bench_text),
+    **{name: (f"{name}.json", segmentation_text) for name in SEGMENTATIONS},
 }
 
 

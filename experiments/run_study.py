@@ -3,14 +3,14 @@
 import contextlib
 import dataclasses
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from client.site_config import Compute, SiteConfig, load_site_config
 from common.errors import FedvoxError, RunError
 from common.study import Study
-from experiments.simulate import Workers, check_sites, create_ledgers, simulate, site_configs
+from experiments.simulate import Workers, check_sites, create_ledgers, simulate, site_configs, source_of
 from experiments.study_file import SimulationPlan
 from server.checkpoint import CheckpointStore
 from server.public_model import opening_state
@@ -63,7 +63,8 @@ def open_run(
     workers = Workers.for_machine(len(study.federation.sites))
     compute = Compute(device=device, threads=workers.threads)
     configs = site_configs(study, plan, data, folder / "sites", compute)
-    return _opened(_prepare(study, configs, folder, workers, start_from), start_from)
+    public = _images_of(start_from) if start_from is not None else ()
+    return _opened(_prepare(study, configs, folder, workers, public), start_from)
 
 
 def _opened(prepared: PreparedRun, start_from: Path | None) -> PreparedRun:
@@ -124,7 +125,8 @@ def _reopen(study: Study, folder: Path, data_must_lie_in: Path | None) -> Prepar
                     f"{folder} was started on {config.data}, not on {data_must_lie_in}",
                     "give that folder, or choose another --name",
                 )
-    return _prepare(study, configs, folder, workers)
+    public = RunFolder.open(folder).record()["source"].get("public_images", ())
+    return _prepare(study, configs, folder, workers, public)
 
 
 def _prepare(
@@ -132,33 +134,38 @@ def _prepare(
     configs: Mapping[str, SiteConfig],
     folder: Path,
     workers: Workers,
-    start_from: Path | None = None,
+    public_images: Sequence[str],
 ) -> PreparedRun:
     try:
-        datasets = check_sites(study, configs)
-        images = sorted({name for dataset in datasets.values() for name in dataset.image_digests})
-        if start_from is not None:
-            _refuse_shared_images(images, start_from)
+        source = source_of(check_sites(study, configs))
+        _refuse_shared_images(source["images"], public_images)
     except FedvoxError:
         if not (folder / RUN_FILE).exists():
             shutil.rmtree(folder / "sites", ignore_errors=True)
             with contextlib.suppress(OSError):  # the folder was there before, with something in it
                 folder.rmdir()
         raise
-    digests = {name: dataset.digest for name, dataset in sorted(datasets.items())}
-    mark = {} if study.privacy is None else {"mark": "RESEARCH"}  # of ledgers that are this run's alone
-    run = RunFolder.create_or_resume(folder, study, source={"sites": digests, "images": images, **mark})
+    if public_images:
+        source["public_images"] = list(public_images)
+    if study.privacy is not None:
+        source["mark"] = "RESEARCH"  # of ledgers that are this run's alone
+    run = RunFolder.create_or_resume(folder, study, source)
     return PreparedRun(study, configs, run, workers)
 
 
-def _refuse_shared_images(images: list[str], start_from: Path) -> None:
+def _images_of(run: Path) -> list[str]:
+    """Return the images that a run was trained on; none of a run whose hospitals have them."""
+    return list(RunFolder.open(run).record()["source"].get("images", ()))
+
+
+def _refuse_shared_images(images: Sequence[str], public: Sequence[str]) -> None:
     """Raise if a private site holds an image that the public model was trained on.
 
     That model has seen its patient without any noise, and nothing that is trained later takes it back.
     """
-    shared = set(images) & set(RunFolder.open(start_from).record()["source"].get("images", ()))
+    shared = set(images) & set(public)
     if shared:
         raise RunError(
-            f"{len(shared)} of the sites' images were used to train {start_from}, without any privacy",
+            f"{len(shared)} of the sites' images were used to train the public model, without any privacy",
             "start from a model of volumes that are public, of other patients",
         )

@@ -10,6 +10,7 @@ import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -137,6 +138,14 @@ def check_sites(study: Study, configs: Mapping[str, SiteConfig]) -> dict[str, Vo
                     "leave each patient to one site: what one person may lose is counted per site",
                 )
     return datasets
+
+
+def source_of(datasets: Mapping[str, VolumeDataset]) -> dict[str, Any]:
+    """Return what a run's record says of its data: each site's digest, and that of every image."""
+    return {
+        "sites": {name: dataset.digest for name, dataset in sorted(datasets.items())},
+        "images": sorted({digest for dataset in datasets.values() for digest in dataset.image_digests}),
+    }
 
 
 def simulate(configs: Mapping[str, SiteConfig], run: RunFolder, workers: Workers) -> None:

@@ -2,6 +2,7 @@
 
     python -m experiments.splits PATH_TO_DATA      # writes experiments/configs/splits/*.csv
 
+The demo's split is of phantoms, whose names come from their own seed: experiments/demo_patients.py.
 Patients of one stratum (a source of the images) are ordered by the SHA-256 of seed and patient, which
 no version of a random generator can change, and dealt to the parts in fixed numbers. All files of a
 patient stay together. Sites follow one rule in every part, so a site has its own generator, labelled,

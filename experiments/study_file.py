@@ -6,6 +6,7 @@ not enter the study's digest.
 
 from pathlib import Path
 
+from common.diffusion.config import ConditionConfig
 from common.errors import ConfigError
 from common.frozen import FrozenModel, load_yaml, parse
 from common.study import Study
@@ -22,6 +23,33 @@ class SimulationPlan(FrozenModel):
 
     split: Path | None = None
     parts: tuple[str, ...] = ("generator",)
+
+
+def with_sites(study: Study, sites: tuple[str, ...]) -> Study:
+    """Return the study among other sites, of equal weight, all of whom every round waits for."""
+    federation = study.federation.model_copy(update={"sites": sites, "weights": None, "min_sites": None})
+    return study.model_copy(update={"federation": federation})
+
+
+def alone(study: Study, site: str) -> Study:
+    """Return the study as one of its sites would run it alone.
+
+    Its denoiser is not told the site, which would tell it nothing.
+
+    Raises:
+        ConfigError: The study has no such site, or is private: its noise was calibrated for all.
+    """
+    sites = study.federation.sites
+    if site not in sites:
+        raise ConfigError(f"the study has no site {site}", f"it has {', '.join(sites)}")
+    if study.privacy is not None:
+        raise ConfigError("a private study is not one site's alone", "leave its privacy section out")
+    denoiser = study.diffusion.model
+    if denoiser.condition.kind == "site":
+        denoiser = denoiser.model_copy(update={"condition": ConditionConfig()})
+    diffusion = study.diffusion.model_copy(update={"model": denoiser})
+    named = {"name": f"{study.name}-{site}", "diffusion": diffusion}
+    return with_sites(study, (site,)).model_copy(update=named)
 
 
 def load_study_file(path: Path) -> tuple[Study, SimulationPlan]:

@@ -7,10 +7,12 @@ from typing import Any
 import torch
 
 from client.exam_folder import find_exams
-from client.preprocess import preprocess
+from client.preprocess import Preprocessed, preprocess
+from common.errors import DataError
 from common.shapes import VolumeBatch
 from common.study import Study
 from common.volume.intensity import Window
+from common.volume.labels import LabelMaps, numbered
 from experiments.montage import montage
 from server.released_model import ReleasedModel
 from server.synthesis import synthesize
@@ -39,7 +41,27 @@ def read_synthetic(folder: Path, study: Study) -> VolumeBatch:
     Raises:
         DataError: A file is not what the study needs.
     """
+    return torch.stack([exam.volume for exam in _exams(folder, study)])
+
+
+def read_synthetic_labels(folder: Path, study: Study) -> LabelMaps:
+    """Return the label maps of a synthetic set, in the order of its volumes, by the study's classes.
+
+    Raises:
+        DataError: A file is not what the study needs, or a volume has no label map.
+    """
+    maps = [exam.label_map for exam in _exams(folder, study)]
+    if any(each is None for each in maps):
+        raise DataError(
+            f"{folder} holds volumes without label maps", "make them with a study that has labels"
+        )
+    return numbered(torch.stack([each for each in maps if each is not None]), study.volume.labels)
+
+
+def _exams(folder: Path, study: Study) -> list[Preprocessed]:
     low, high = study.volume.output_range
     window = Window(low, high)  # known: a poor model's volume may lie at its very end
-    exams = find_exams(folder, study.volume.channels)
-    return torch.stack([preprocess(exam.files, None, study.volume, window).volume for exam in exams])
+    return [
+        preprocess(exam.files, exam.label_file, study.volume, window)
+        for exam in find_exams(folder, study.volume.channels)
+    ]

@@ -10,7 +10,7 @@ from common.study import Study
 
 def initial_codec(study: Study, generator: torch.Generator) -> dict[str, Tensor]:
     """Return codec, codebook sums and discriminators before the first step."""
-    return initial_codec_state(study.codec.model, study.volume.num_channels, generator)
+    return initial_codec_state(study.codec.model, study.volume.num_codec_channels, generator)
 
 
 def initial_denoiser(study: Study, generator: torch.Generator) -> dict[str, Tensor]:

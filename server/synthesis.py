@@ -2,7 +2,8 @@
 
 Volume i depends only on the model, the sampler and the seed (S, i): a larger set begins with the
 smaller one, and an interrupted one goes on where it stopped. ``manifest.json`` is written last; a
-folder without it is not finished.
+folder without it is not finished. In a study with labels the images are in ``images/``, each with its label
+map in ``labels/``: a data folder as a site has it.
 """
 
 import json
@@ -17,8 +18,10 @@ from common.diffusion.config import SamplerConfig
 from common.diffusion.sampling import sample_latents
 from common.errors import RunError
 from common.federation.seeds import derive_seed
-from common.shapes import VolumeBatch
-from common.volume.nifti import write_volume
+from common.shapes import Volume, VolumeBatch
+from common.volume.labels import from_channels, stored
+from common.volume.nifti import write_label_map, write_volume
+from common.volume.spec import VolumeSpec
 from server.promise import promise
 from server.released_model import ReleasedModel, balanced_label
 from server.run_folder import versions
@@ -63,8 +66,8 @@ def synthesize(
         indices = remaining[start : start + batch_size]
         for index, volume in zip(indices, _sample(model, sampler, indices, seed, batch_size), strict=True):
             done[index] = [
-                {"file": path.name, "sha256": sha256_of_file(path)}
-                for path in write_volume(folder / volume_name(index), volume, model.study.volume)
+                {"file": path.relative_to(folder).as_posix(), "sha256": sha256_of_file(path)}
+                for path in _write(folder, volume_name(index), volume, model.study.volume)
             ]
         write_text_atomic(
             folder / PARTIAL, json.dumps({**recipe, "done": {str(k): v for k, v in done.items()}})
@@ -104,6 +107,18 @@ def volume_seed(seed: int, index: int) -> int:
     return (derive_seed("synthesis", seed) + index) % SEEDS
 
 
+def _write(folder: Path, name: str, volume: Volume, spec: VolumeSpec) -> list[Path]:
+    """Write one volume, and its label map into a folder beside the images if the study has labels."""
+    if not spec.labels:
+        return write_volume(folder / name, volume, spec)
+    images, labels = folder / "images", folder / "labels"
+    for place in (images, labels):
+        place.mkdir(exist_ok=True)
+    label_map = stored(from_channels(volume[None, spec.num_channels :])[0], spec.labels)
+    written = write_volume(images / name, volume[: spec.num_channels], spec)
+    return [*written, write_label_map(labels / name, label_map, spec)]
+
+
 def _recipe(model: ReleasedModel, sampler: SamplerConfig, num: int, seed: int) -> dict[str, Any]:
     """Return everything that decides the voxels, and what a reader must know about them."""
     volume = model.study.volume
@@ -120,6 +135,7 @@ def _recipe(model: ReleasedModel, sampler: SamplerConfig, num: int, seed: int) -
         "objective": model.study.diffusion.model.objective,
         "condition": model.study.diffusion.model.condition.kind,
         "channels": list(volume.channels),
+        "labels": {one.name: one.values[0] for one in volume.labels},
         "shape": list(volume.shape),
         "spacing_mm": list(volume.written_spacing_mm),
         "nominal_spacing_axes": nominal,
@@ -139,7 +155,8 @@ def _open_folder(folder: Path, recipe: dict[str, Any]) -> dict[int, list[dict[st
         earlier = json.loads(path.read_text(encoding="utf-8"))
         if {key: earlier.get(key) for key in recipe} != recipe:
             raise RunError(f"{folder} holds another set of volumes", "choose another --out")
-        files = earlier.get("done") or {str(v["index"]): v["files"] for v in earlier["volumes"]}
+        finished = earlier.get("volumes", ())
+        files = earlier.get("done", {str(volume["index"]): volume["files"] for volume in finished})
         return {int(index): entry for index, entry in files.items() if _intact(folder, entry)}
     if any(not entry.name.startswith(".") for entry in folder.iterdir()):  # not a write that was cut short
         raise RunError(f"{folder} is not empty and holds no manifest", "choose another --out")
@@ -155,7 +172,7 @@ def _intact(folder: Path, entry: Sequence[dict[str, str]]) -> bool:
 def _sample(
     model: ReleasedModel, sampler: SamplerConfig, indices: Sequence[int], seed: int, batch_size: int
 ) -> VolumeBatch:
-    """Return the volumes of ``indices``, float32 in [-1, 1], on the CPU."""
+    """Return the volumes of ``indices``, with label channels if there are some, float32 on the CPU."""
     device = next(model.codec.parameters()).device
     labels = [label for index in indices if (label := balanced_label(model.study, index)) is not None]
     config = model.study.diffusion.model.model_copy(update={"sampler": sampler})
@@ -171,5 +188,5 @@ def _sample(
             device=device,
         ):
             volume = model.codec.decode(model.scale.denormalize(latent), snap=sampler.snap_to_codebook)
-            decoded.append(volume.clamp(-1, 1).float().cpu())
+            decoded.append(volume.float().cpu())  # what is outside [-1, 1] is cut off when it is written
     return torch.cat(decoded)

@@ -20,6 +20,8 @@ def in_plain_words(study: Study) -> list[str]:
         f"study {study.name}, sites: {', '.join(study.federation.sites)}",
         f"your volumes are brought to {shape} voxels ({spacing} mm) and stay at your site",
     ]
+    if labels := [one.name for one in study.volume.labels]:
+        words.append(f"the networks learn your label maps with them: {', '.join(labels)}")
     for stage in Stage:
         schedule = study.schedule_of(stage)
         if schedule.rounds:

@@ -87,6 +87,7 @@ class CodecConfig(FrozenModel):
         quantizer: One of the three quantizers, or ``none``.
         l1_weight: Weight of the absolute error.
         mse_weight: Weight of the squared error.
+        label_weight: Weight of the cross-entropy of label channels, in studies that have some.
         commitment_weight: β of van den Oord et al. 2017, Eq. 3.
         perceptual_weight: Weight of the weight-free spectral perceptual term; 0 turns it off.
         discriminator: ``null`` turns the adversarial part off.
@@ -98,6 +99,7 @@ class CodecConfig(FrozenModel):
     quantizer: QuantizerConfig = EmaQuantizerConfig()
     l1_weight: NonNegativeFloat = 1.0
     mse_weight: NonNegativeFloat = 1.0
+    label_weight: NonNegativeFloat = 0.5
     commitment_weight: NonNegativeFloat = 0.25
     perceptual_weight: NonNegativeFloat = 0.0
     discriminator: DiscriminatorConfig | None = None

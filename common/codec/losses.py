@@ -1,9 +1,14 @@
 """What a reconstruction is punished for, one value per example."""
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
+from torch.nn.functional import cross_entropy
 
 from common.shapes import PerExample, VolumeBatch
+
+LabelChannels = Float[Tensor, "batch class x y z"]
+LOGITS = 4.0  # a perfect channel of -1 and 1 is then nearly certain of its class
 
 
 def absolute_error(reconstruction: VolumeBatch, volume: VolumeBatch) -> PerExample:
@@ -24,6 +29,17 @@ def spectral_error(reconstruction: VolumeBatch, volume: VolumeBatch) -> PerExamp
     """
     amplitudes = [_amplitude(image) for image in (reconstruction, volume)]
     return (amplitudes[0] - amplitudes[1]).abs().flatten(1).mean(dim=1)
+
+
+def label_error(reconstruction: LabelChannels, labels: LabelChannels) -> PerExample:
+    """Return the mean cross-entropy of each example's label map, over voxels.
+
+    Args:
+        reconstruction: What became of the channels; `LOGITS` times as much are the logits.
+        labels: 1 where a voxel's class is, -1 elsewhere.
+    """
+    per_voxel = cross_entropy(LOGITS * reconstruction, labels.argmax(dim=1), reduction="none")
+    return per_voxel.flatten(1).mean(dim=1)
 
 
 def _amplitude(volume: VolumeBatch) -> Tensor:

@@ -16,7 +16,7 @@ from common.codec.discriminators import (
     take_slices,
 )
 from common.codec.ema_quantizer import EmaQuantizer
-from common.codec.losses import absolute_error, spectral_error, squared_error
+from common.codec.losses import absolute_error, label_error, spectral_error, squared_error
 from common.shapes import PerExample, VolumeBatch
 
 Proximal = tuple[float, Mapping[str, Tensor]]
@@ -38,12 +38,18 @@ class CodecTraining:
         num_channels: Channels of a volume.
         state: What `state` or `initial_codec_state` returned.
         device: Where to train.
+        num_labels: The last channels that hold the label map.
     """
 
     def __init__(
-        self, config: CodecConfig, num_channels: int, state: Mapping[str, Tensor], device: torch.device
+        self,
+        config: CodecConfig,
+        num_channels: int,
+        state: Mapping[str, Tensor],
+        device: torch.device,
+        num_labels: int = 0,
     ) -> None:
-        self.config = config
+        self.config, self._num_labels = config, num_labels
         self.modules = _make_modules(config, num_channels, torch.Generator())
         self.modules.load_state_dict(dict(state))
         self.modules.to(device).train()
@@ -82,7 +88,7 @@ class CodecTraining:
         latent = self.codec.encode(volumes)
         quantized = self.codec.quantize(latent)
         rebuilt = self.codec.decoder(quantized.quantized)
-        terms = reconstruction_terms(self.config, rebuilt, volumes)
+        terms = reconstruction_terms(self.config, rebuilt, volumes, self._num_labels)
         terms["commitment"] = quantized.loss
         adversarial = self.config.discriminator
         started = adversarial is not None and step_index >= adversarial.start_step
@@ -148,21 +154,31 @@ class CodecTraining:
 
 
 def reconstruction_terms(
-    config: CodecConfig, rebuilt: VolumeBatch, volumes: VolumeBatch
+    config: CodecConfig, rebuilt: VolumeBatch, volumes: VolumeBatch, num_labels: int = 0
 ) -> dict[str, PerExample]:
-    """Return the weighted terms of the reconstruction loss of each example, by name."""
+    """Return the weighted terms of the reconstruction loss of each example, by name.
+
+    The last ``num_labels`` channels are a label map: they have their own term, and no part in the others.
+    """
+    labels = {}
+    if num_labels and config.label_weight:
+        error = label_error(rebuilt[:, -num_labels:], volumes[:, -num_labels:])
+        labels["labels"] = config.label_weight * error
+    images = volumes.shape[1] - num_labels
+    rebuilt, volumes = rebuilt[:, :images], volumes[:, :images]
     weighted = {
         "l1": (config.l1_weight, absolute_error),
         "mse": (config.mse_weight, squared_error),
         "perceptual": (config.perceptual_weight, spectral_error),
     }
-    return {name: weight * term(rebuilt, volumes) for name, (weight, term) in weighted.items() if weight}
+    terms = {name: weight * term(rebuilt, volumes) for name, (weight, term) in weighted.items() if weight}
+    return terms | labels
 
 
-def codec_loss(codec: Codec, config: CodecConfig, volumes: VolumeBatch) -> PerExample:
+def codec_loss(codec: Codec, config: CodecConfig, volumes: VolumeBatch, num_labels: int = 0) -> PerExample:
     """Return the loss of each example without discriminators; example i's depends on example i alone."""
     quantized = codec.quantize(codec.encode(volumes))
-    terms = reconstruction_terms(config, codec.decoder(quantized.quantized), volumes)
+    terms = reconstruction_terms(config, codec.decoder(quantized.quantized), volumes, num_labels)
     return torch.stack([*terms.values(), quantized.loss]).sum(dim=0)
 
 

@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
 from common.frozen import FrozenModel
+from common.volume.labels import LabelClass
 
 
 class PercentileWindow(FrozenModel):
@@ -51,6 +52,8 @@ class VolumeSpec(FrozenModel):
             ``EXAM_0000.nii.gz``, ``EXAM_0001.nii.gz``, ... in this order.
         intensity: How intensities become [-1, 1].
         output_range: The intensities that -1 and 1 map to in synthetic volumes.
+        labels: Classes of the label maps that are generated together with the images; without any, label
+            maps are no part of the study.
     """
 
     shape: tuple[PositiveInt, PositiveInt, PositiveInt]
@@ -61,19 +64,35 @@ class VolumeSpec(FrozenModel):
     channels: Annotated[tuple[str, ...], Field(min_length=1)] = ("image",)
     intensity: Annotated[PercentileWindow | FixedWindow, Field(discriminator="kind")] = PercentileWindow()
     output_range: tuple[float, float] = (0.0, 1000.0)
+    labels: tuple[LabelClass, ...] = ()
 
     @model_validator(mode="after")
     def _sound(self) -> "VolumeSpec":
         if len(set(self.channels)) != len(self.channels):
             raise ValueError(f"channel names repeat: {', '.join(self.channels)}")
+        values = [value for one in self.labels for value in one.values]
+        if 0 in values or len(set(values)) != len(values):
+            raise ValueError("labels: a value is 0, which is background, or stands in two classes")
+        if len({one.name for one in self.labels}) != len(self.labels):
+            raise ValueError("labels: two classes have one name")
         if self.output_range[0] >= self.output_range[1]:
             raise ValueError(f"output_range {self.output_range} is not ascending")
         return self
 
     @property
     def num_channels(self) -> int:
-        """Number of channels of one exam."""
+        """Number of channels of one exam's images."""
         return len(self.channels)
+
+    @property
+    def num_label_channels(self) -> int:
+        """Channels that hold the label map behind those of the images: one per class and background, or 0."""
+        return len(self.labels) + 1 if self.labels else 0
+
+    @property
+    def num_codec_channels(self) -> int:
+        """Channels that the codec takes and gives: images, then label map."""
+        return self.num_channels + self.num_label_channels
 
     @property
     def written_spacing_mm(self) -> tuple[float, float, float]:

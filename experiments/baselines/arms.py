@@ -12,6 +12,7 @@ from pathlib import Path
 from client.site_config import Compute, Selection, SiteConfig
 from common.errors import RunError
 from common.study import Study
+from experiments.study_file import with_sites
 
 LONGER = 3
 
@@ -62,18 +63,13 @@ def arms_of(study: Study, parts: tuple[str, ...]) -> tuple[Arm, ...]:
         )
     own = {site: Selection(site=site, part=parts) for site in study.federation.sites}
     everyone = {"pooled": Selection(part=parts)}
-    alone = _with_sites(study, ("pooled",))
+    alone = with_sites(study, ("pooled",))
     return (
         Arm("federated", study, own),
         Arm("pooled", alone, everyone),
         Arm(f"pooled-{LONGER}x", _with_rounds(alone, LONGER), everyone),
-        *(Arm(f"local-{site}", _with_sites(study, (site,)), {site: own[site]}) for site in own),
+        *(Arm(f"local-{site}", with_sites(study, (site,)), {site: own[site]}) for site in own),
     )
-
-
-def _with_sites(study: Study, sites: tuple[str, ...]) -> Study:
-    federation = study.federation.model_copy(update={"sites": sites, "weights": None, "min_sites": None})
-    return study.model_copy(update={"federation": federation})
 
 
 def _with_rounds(study: Study, factor: int) -> Study:

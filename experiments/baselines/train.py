@@ -6,7 +6,7 @@ from pathlib import Path
 from client.site_config import Compute
 from experiments.baselines.arms import Arm
 from experiments.in_process import run_in_process
-from experiments.simulate import check_sites
+from experiments.simulate import check_sites, source_of
 from server.run_folder import RunFolder
 from server.state import GlobalState
 
@@ -41,6 +41,5 @@ def train_arm(arm: Arm, data: Path, split: Path, folder: Path, compute: Compute)
     """
     configs = arm.site_configs(data, split, folder, compute)
     datasets = check_sites(arm.study, configs)
-    digests = {name: dataset.digest for name, dataset in datasets.items()}
-    run, state = run_in_process(arm.study, configs, folder, source={"sites": digests})
+    run, state = run_in_process(arm.study, configs, folder, source=source_of(datasets))
     return TrainedArm(arm, state, run)

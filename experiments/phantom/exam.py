@@ -89,6 +89,11 @@ def appointments(hospital: Hospital, index: int, seed: int) -> tuple[Appointment
     )
 
 
+def all_appointments(hospital: Hospital, seed: int) -> list[Appointment]:
+    """Return the exams of all patients of a hospital, in the order of their indices."""
+    return [exam for index in range(hospital.num_patients) for exam in appointments(hospital, index, seed)]
+
+
 def make_patient(hospital: Hospital, index: int, seed: int) -> PhantomExam:
     """Return the first exam of patient ``index``."""
     return make_exam(appointments(hospital, index, seed)[0])

@@ -12,6 +12,7 @@ import csv
 import gzip
 import io
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from nibabel import orientations
 from common.artifact import replaced_folder
 from common.errors import RunError
 from common.frozen import fingerprint
-from experiments.phantom.exam import Appointment, appointments, make_exam
+from experiments.phantom.exam import Appointment, all_appointments, make_exam
 from experiments.phantom.hospital import Hospital
 
 PHANTOM_VERSION = 1  # raised whenever the same seed gives other bits
@@ -32,12 +33,17 @@ SCANNER_COORDINATES = 1  # NIFTI_XFORM_SCANNER_ANAT
 
 
 def write_hospital(hospital: Hospital, folder: Path, seed: int) -> None:
-    """Write all exams of ``hospital`` into ``folder``, all or nothing.
+    """Write all exams of ``hospital`` into ``folder``; see `write_hospitals`."""
+    write_hospitals([hospital], folder, seed)
+
+
+def write_hospitals(hospitals: Sequence[Hospital], folder: Path, seed: int) -> None:
+    """Write all exams of some hospitals into one folder, all or nothing.
 
     A folder that already holds this set is left as it is.
 
     Args:
-        hospital: Whose patients.
+        hospitals: Whose patients.
         folder: Where to; absent, empty, or written by an earlier call with the same arguments.
         seed: Seed of the whole phantom set.
 
@@ -45,10 +51,10 @@ def write_hospital(hospital: Hospital, folder: Path, seed: int) -> None:
         RunError: ``folder`` holds something else.
         ArtifactError: The disk is full or not writable; ``folder`` is as it was before.
     """
-    identity = _identity(hospital, seed)
+    identity = _identity(hospitals, seed)
     if _holds(folder, identity):
         return
-    exams = [exam for index in range(hospital.num_patients) for exam in appointments(hospital, index, seed)]
+    exams = [exam for hospital in hospitals for exam in all_appointments(hospital, seed)]
     with replaced_folder(folder) as partial:
         (partial / "images").mkdir()
         (partial / "labels").mkdir()
@@ -58,13 +64,13 @@ def write_hospital(hospital: Hospital, folder: Path, seed: int) -> None:
         (partial / IDENTITY).write_text(json.dumps(identity, indent=2) + "\n", encoding="utf-8")
 
 
-def _identity(hospital: Hospital, seed: int) -> dict[str, Any]:
+def _identity(hospitals: Sequence[Hospital], seed: int) -> dict[str, Any]:
     """Return what decides every bit of the set."""
     return {
         "version": PHANTOM_VERSION,
         "seed": seed,
-        "hospital": hospital.name,
-        "config_sha256": fingerprint(hospital),
+        "hospital": ", ".join(hospital.name for hospital in hospitals),
+        "config_sha256": ", ".join(fingerprint(hospital) for hospital in hospitals),
     }
 
 

@@ -1,13 +1,12 @@
 """The comparison as a picture: what each epsilon gains over the public model alone."""
 
-import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from common.artifact import write_bytes_atomic
+from experiments.figure_file import write_figure
 from experiments.privacy_utility.settings import from_least_noise
 
 if TYPE_CHECKING:  # half a second that most commands never need
@@ -29,9 +28,7 @@ def plot_privacy_utility(results: Mapping[str, Any], path: Path) -> None:
         _mri(row[1], mri, metric)
         row[0].set_ylabel(f"{metric}\nminus public model alone")
     panels[0][0].legend(title="epsilon", frameon=False)
-    content = io.BytesIO()
-    figure.savefig(content, format="png", dpi=150, metadata={"Software": None})
-    write_bytes_atomic(path, content.getvalue())
+    write_figure(figure, path)
 
 
 def _phantoms(axes: "Axes", by_size: Mapping[str, Any], metric: str) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments.report.history import RunHistory
+from experiments.tables import Table
 
 
 @dataclass(frozen=True)
@@ -21,6 +22,23 @@ class Picture:
     path: Path
     title: str
     caption: str
+
+
+@dataclass(frozen=True)
+class Chapter:
+    """Something that a run was good for, with its figures.
+
+    Attributes:
+        title: What it is about.
+        paragraphs: What has to be known of the tables.
+        tables: Of text.
+        picture: Of the same figures.
+    """
+
+    title: str
+    paragraphs: tuple[str, ...]
+    tables: tuple[Table, ...]
+    picture: Picture
 
 
 @dataclass(frozen=True)
@@ -41,6 +59,7 @@ class ReportData:
         num_synthetic: How many there are.
         promise: What the study promises of differential privacy, if it does; see `server.promise`.
         notes: Limits of this run that a reader has to know, a sentence or two each.
+        chapters: What its volumes were good for.
     """
 
     study_name: str
@@ -55,3 +74,4 @@ class ReportData:
     num_synthetic: int = 0
     promise: Mapping[str, Any] | None = None
     notes: tuple[str, ...] = ()
+    chapters: tuple[Chapter, ...] = ()

@@ -26,7 +26,7 @@ class Meaning:
     digits: int = 3
 
 
-MEANINGS: Mapping[str, Meaning] = {
+MEANINGS: dict[str, Meaning] = {
     "psnr": Meaning(
         "PSNR",
         "How small the error of a reconstruction is, mean over patients. Higher is better; "
@@ -79,11 +79,30 @@ MEANINGS: Mapping[str, Meaning] = {
     ),
 }
 
+MEANINGS_OF_LABELS: dict[str, Meaning] = {
+    "label_dice": Meaning(
+        "Label maps kept",
+        "Dice of a class before and after the codec, mean over patients. 1 is identical.",
+    ),
+    "volume_ml": Meaning("Volume of a class", "Mean over label maps. As of real maps is right.", "ml", 2),
+    "volume_sd_ml": Meaning(
+        "Spread of the volume",
+        "Standard deviation over label maps. Far below that of real maps: all are alike.",
+        "ml",
+        2,
+    ),
+    "pieces": Meaning(
+        "Pieces of a class", "Mean number of connected pieces; more than in real maps is debris.", "", 2
+    ),
+    "missing": Meaning("Maps without the class", "Share of label maps that lack it.", digits=2),
+}
+
 COUNTS = {"n": "volumes a set", "patients": "patients", "volumes": "volumes"}
 
 PLACES: Mapping[str, str] = {
     "reconstruction": "Reconstruction: what the codec keeps",
     "synthetic": "Synthetic volumes: what the generator makes",
+    "labels": "Label maps",
     "random_conv": "untrained network",
     "descriptor": "hand-made descriptor",
 }
@@ -139,7 +158,7 @@ def metric_sections(metrics: Mapping[str, Any]) -> list[MetricSection]:
 
 def meaning_of(metric: str) -> Meaning:
     """Return how to read a metric; an unknown one is called by its name."""
-    return MEANINGS.get(metric, Meaning(metric.replace("_", " ")))
+    return (MEANINGS | MEANINGS_OF_LABELS).get(metric, Meaning(metric.replace("_", " ")))
 
 
 def number(value: float | None, meaning: Meaning) -> str:

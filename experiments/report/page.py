@@ -13,7 +13,7 @@ from pathlib import Path
 from common.artifact import write_text_atomic
 from common.errors import RunError
 from experiments.report.charts import line_chart, strokes_of, swatch
-from experiments.report.data import Picture, ReportData
+from experiments.report.data import Chapter, Picture, ReportData
 from experiments.report.history import RunHistory
 from experiments.report.metric_rows import MetricSection, metric_sections
 from experiments.report.tables import every_round, metric_blocks, plain_table, rounds_by_stage
@@ -53,6 +53,7 @@ def _page(data: ReportData) -> str:
         _facts(data),
         _curves(data.history),
         _metrics(metric_sections(data.metrics)),
+        *map(_chapter, data.chapters),
         _more_pictures(data.pictures[1:]),
         _rounds(data.history),
         _sites_and_sampling(data),
@@ -133,6 +134,14 @@ def _metrics(sections: Sequence[MetricSection]) -> str:
 
 def _counted(section: MetricSection) -> str:
     return f'<p class="dim">Measured on {escape("; ".join(section.counted))}.</p>' if section.counted else ""
+
+
+def _chapter(chapter: Chapter) -> str:
+    words = "".join(f'<p class="dim">{escape(text)}</p>' for text in chapter.paragraphs)
+    tables = "".join(
+        f"<h3>{escape(table.title)}</h3>{plain_table(table.columns, table.rows)}" for table in chapter.tables
+    )
+    return f"<section><h2>{escape(chapter.title)}</h2>{words}{_figure(chapter.picture)}{tables}</section>"
 
 
 def _more_pictures(pictures: Sequence[Picture]) -> str:

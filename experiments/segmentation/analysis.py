@@ -1,8 +1,9 @@
 """What the figures say: means of every arm, and differences between arms with their intervals.
 
-The measure of a patient is the mean over classes. One comparison is primary and named beforehand: synthetic
-volumes of the federation against scratch, at the plan's first number of labels. All others are secondary, and
-their p-values are Holm's.
+The measure of a patient is the mean over classes. In a primary plan one comparison is fixed beforehand:
+synthetic volumes of the federation against scratch, at the plan's first number of labels. All others are
+secondary: one of them improves only if its p-value, after Holm's correction for all of them, is small too. In
+a descriptive plan nothing improves.
 """
 
 from collections.abc import Mapping, Sequence
@@ -15,11 +16,11 @@ from common.errors import MetricError
 from common.federation.seeds import seeded_generator
 from experiments.segmentation.difference import Difference, Differences, difference_of
 from experiments.segmentation.holm import holm
-from experiments.segmentation.plan import SCRATCH, SegmentationPlan
+from experiments.segmentation.names import FEDERATED, SCRATCH
+from experiments.segmentation.plan import SegmentationPlan
 from experiments.segmentation.scores import DICE
 
-FEDERATED, REAL = "federated", "real"
-CONTROLS = ("noise", "phantoms")
+SIGNIFICANT = 0.05
 Figures = Mapping[str, Any]
 Pair = tuple[str, str]
 
@@ -32,27 +33,29 @@ def summary_of(plan: SegmentationPlan, figures: Sequence[Figures]) -> dict[str, 
         figures: Of its fine-tunings.
     """
     arms = [arm.name for arm in plan.arms if any(f["arm"] == arm.name for f in figures)]
-    found = {
-        num: {pair: compared(plan, figures, num, *pair) for pair in pairs_of(arms)} for num in plan.labels
-    }
+    pairs = [*pairs_of(arms), *plan.also]
+    found = {num: {pair: compared(plan, figures, num, *pair) for pair in pairs} for num in plan.labels}
+    primary = _name(plan.labels[0], (FEDERATED, SCRATCH)) if plan.standing == "primary" else None
     p_values = {
-        f"{num}: {first} - {second}": difference.p_value
+        _name(num, pair): difference.p_value
         for num, differences in found.items()
-        for (first, second), difference in differences.items()
-        if (num, first, second) != (plan.labels[0], FEDERATED, SCRATCH)
+        for pair, difference in differences.items()
     }
-    adjusted = holm(p_values)
+    adjusted = holm({name: value for name, value in p_values.items() if name != primary})
     return {
         str(num): {
-            "means": {arm: means_of(figures, num, arm) for arm in arms},
+            "arms": {arm: reached(plan, figures, num, arm) for arm in arms},
             "differences": {
-                f"{first} - {second}": _as_json(difference)
-                | {"holm_p_value": adjusted.get(f"{num}: {first} - {second}")}
-                for (first, second), difference in differences.items()
+                f"{pair[0]} - {pair[1]}": _as_json(difference, plan, adjusted.get(_name(num, pair)))
+                for pair, difference in differences.items()
             },
         }
         for num, differences in found.items()
     }
+
+
+def _name(num_labels: int, pair: Pair) -> str:
+    return f"{num_labels}: {pair[0]} - {pair[1]}"
 
 
 def pairs_of(arms: Sequence[str]) -> list[Pair]:
@@ -77,32 +80,48 @@ def table_of(plan: SegmentationPlan, figures: Sequence[Figures], num_labels: int
         MetricError: A fine-tuning is missing.
     """
     by_seed = {f["seed"]: f for f in figures if f["arm"] == arm and f["labels"] == num_labels}
-    missing = sorted(set(range(plan.seeds)) - by_seed.keys())
+    seeds = range(plan.seeds_at(num_labels))
+    missing = sorted(set(seeds) - by_seed.keys())
     if missing:
         raise MetricError(
             f"arm {arm} has no fine-tuning of seed {missing[0]}", "run the experiment to its end"
         )
     rows: list[list[torch.Tensor]] = [[] for _ in range(plan.pretraining_seeds)]
-    for seed in range(plan.seeds):
+    for seed in seeds:
         dice = torch.tensor(by_seed[seed]["scores"][DICE], dtype=torch.float64)
         rows[plan.pretraining_of(seed)[0]].append(dice.nanmean(dim=1))
     return torch.stack([torch.stack(row) for row in rows])
 
 
-def means_of(figures: Sequence[Figures], num_labels: int, arm: str) -> dict[str, list[float]]:
-    """Return each measure's mean over seeds and patients, by class."""
-    chosen = [f["scores"] for f in figures if f["arm"] == arm and f["labels"] == num_labels]
+def reached(plan: SegmentationPlan, figures: Sequence[Figures], num_labels: int, arm: str) -> dict[str, Any]:
+    """Return what an arm reaches.
+
+    Returns:
+        ``label_maps`` that it learned from; the mean ``dice`` of a patient and its ``deviation`` between
+        patients; ``not_found``, the share of classes of which nothing was found; each measure's ``means``
+        over seeds and patients, by class.
+    """
+    chosen = [f for f in figures if f["arm"] == arm and f["labels"] == num_labels]
+    scores = {name: torch.tensor([f["scores"][name] for f in chosen]) for name in chosen[0]["scores"]}
+    of_patients = table_of(plan, figures, num_labels, arm).mean(dim=(0, 1))
+    known = ~scores[DICE].isnan()
     return {
-        name: torch.tensor([scores[name] for scores in chosen]).nanmean(dim=(0, 1)).tolist()
-        for name in chosen[0]
+        "label_maps": chosen[0]["label_maps"],
+        "dice": float(of_patients.mean()),
+        "deviation": float(of_patients.std()),
+        "not_found": float((scores[DICE][known] == 0).float().mean()),
+        "means": {name: values.nanmean(dim=(0, 1)).tolist() for name, values in scores.items()},
     }
 
 
-def _as_json(difference: Difference) -> dict[str, Any]:
+def _as_json(difference: Difference, plan: SegmentationPlan, holm_p_value: float | None) -> dict[str, Any]:
+    """Return a difference with what may be said of it; ``holm_p_value`` is None for the primary one."""
+    significant = holm_p_value is None or holm_p_value < SIGNIFICANT
     return {
         "estimate": difference.estimate,
         "paired_t": asdict(difference.paired_t),
         "bootstrap_t": asdict(difference.bootstrap_t),
         "p_value": difference.p_value,
-        "improves": difference.improves,
+        "holm_p_value": holm_p_value,
+        "improves": plan.standing != "descriptive" and significant and difference.above_zero,
     }

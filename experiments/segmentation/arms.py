@@ -1,18 +1,62 @@
 """What an experiment stands on: patients, and a source of volumes for every arm."""
 
+import contextlib
+import hashlib
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import torch
 
+from client.dataset import VolumeDataset
+from client.site_config import SiteConfig
+from common.code_digest import code_digest
 from common.errors import ConfigError
 from common.study import Study
-from experiments.privacy_utility.phantoms import stranger
 from experiments.segmentation.cohort import Cohort
+from experiments.segmentation.generators import generator_facts, is_trained, model_digest
 from experiments.segmentation.plan import ArmConfig, SegmentationPlan
-from experiments.segmentation.sources import Noise, OneVolume, Phantoms, Real, Source, Synthetic
+from experiments.segmentation.sources import (
+    Noise,
+    OneVolume,
+    Phantoms,
+    Real,
+    Source,
+    Synthetic,
+    public_hospital,
+)
+from experiments.splits import PARTS
 from experiments.study_file import load_study_file
+
+# What decides a job's figures, beside plan, study, volumes and models: never mix those of two versions of it.
+_CODE = (
+    "common",
+    "client",
+    "server",
+    "experiments/phantom",
+    "experiments/privacy_utility/phantoms.py",
+    "experiments/synthetic_set.py",
+    *(
+        f"experiments/segmentation/{name}.py"
+        for name in (
+            "arms",
+            "cohort",
+            "contrast",
+            "few_shot",
+            "finetune",
+            "jobs",
+            "network",
+            "pairs",
+            "posture",
+            "pretext",
+            "pretrain",
+            "scores",
+            "sources",
+            "teaching",
+        )
+    ),
+)
 
 
 @dataclass(frozen=True)
@@ -21,53 +65,150 @@ class Bench:
 
     Attributes:
         plan: What is run.
-        configs: Folder of the study files.
+        study: Whose volumes these are.
+        split: Which of them are of which patient and part.
         data: Folder of the volumes.
         runs: Folder of the generators' runs.
         folder: Of this experiment's files.
         device: Where networks are trained.
+        labelled_study: Of generators that learn from a few labelled patients.
     """
 
     plan: SegmentationPlan
-    configs: Path
+    study: Study
+    split: Path
     data: Path
     runs: Path
     folder: Path
     device: torch.device
+    labelled_study: Study | None = None
 
-    @cached_property
-    def study(self) -> Study:
-        """The study whose volumes these are."""
-        return load_study_file(self.configs / f"{self.plan.study}.yaml")[0]
+    @classmethod
+    def of_files(
+        cls,
+        plan: SegmentationPlan,
+        configs: Path,
+        data: Path,
+        runs: Path,
+        folder: Path,
+        device: torch.device,
+    ) -> "Bench":
+        """Return the bench of a plan's own study file and volumes.
 
-    @property
-    def spacing_mm(self) -> tuple[float, float, float]:
-        """Between the study's voxels."""
-        return self.study.volume.written_spacing_mm
-
-    def cohort(self, part: str) -> Cohort:
-        """Return the patients of a part of the study's split.
+        Args:
+            plan: What is run.
+            configs: Folder of the study files.
+            data: Folder of all folders of volumes.
+            runs: See `Bench`.
+            folder: See `Bench`.
+            device: See `Bench`.
 
         Raises:
             ConfigError: The study has no split.
         """
-        file = self.configs / f"{self.plan.study}.yaml"
-        split = load_study_file(file)[1].split
-        if split is None:
+        file = configs / f"{plan.study}.yaml"
+        study, simulation = load_study_file(file)
+        if simulation.split is None:
             raise ConfigError(
                 f"{file}: has no split", "give simulation.split, with the parts that are needed"
             )
-        return Cohort.open(self.study, self.data / self.plan.data, split, part, self.folder / "cohorts")
+        labelled = None
+        if plan.labelled_study is not None:
+            labelled = load_study_file(configs / f"{plan.labelled_study}.yaml")[0]
+        return cls(plan, study, simulation.split, data / plan.data, runs, folder, device, labelled)
+
+    @property
+    def spacing_mm(self) -> tuple[float, float, float] | None:
+        """Between the study's voxels; None if exams keep their own."""
+        volume = self.study.volume
+        return None if "keep" in volume.spacing_mm else volume.written_spacing_mm
+
+    def cohort(self, part: str) -> Cohort:
+        """Return the patients of a part of the split.
+
+        Raises:
+            DataError: See `VolumeDataset.open`.
+        """
+        classes = self.plan.classes
+        return Cohort.open(
+            self.study, self.volumes_folder, self.split, part, self.folder / "cohorts", classes
+        )
+
+    @cached_property
+    def volumes_folder(self) -> Path:
+        """The data folder as a site would have it: with the label maps in ``labels``."""
+        if self.plan.label_folder == "labels":
+            return self.data
+        view = self.folder / "volumes"
+        view.mkdir(parents=True, exist_ok=True)
+        for name, content in (("images", "images"), ("labels", self.plan.label_folder)):
+            with contextlib.suppress(FileExistsError):
+                (view / name).symlink_to((self.data / content).resolve(), target_is_directory=True)
+        return view
 
     def run_of(self, arm: ArmConfig) -> Path | None:
         """Return the folder of an arm's generator, if it has one."""
         return self.runs / arm.run if arm.run is not None else None
 
+    @cached_property
+    def work(self) -> Path:
+        """Where the jobs' files lie: those of this plan, study, volumes and code, and no others."""
+        digests = [dataset.digest for part in PARTS for dataset in self.cohort(part).datasets]
+        studies = [study.digest for study in (self.study, self.labelled_study) if study is not None]
+        content = "\n".join([self.plan.key, *studies, *digests, self.code])
+        return self.folder / hashlib.sha256(content.encode()).hexdigest()[:12]
+
+    @cached_property
+    def code(self) -> str:
+        """SHA-256 of the code that decides the figures."""
+        return code_digest(_CODE)
+
+    def key_of(self, arm: ArmConfig) -> str:
+        """Return what tells an arm's networks from others: its settings, and which volumes it has.
+
+        Raises:
+            RunError: Its generator has no run.
+        """
+        run, folder = self.run_of(arm), self.folder_of(arm)
+        if folder is not None:
+            return f"{arm.key}-{folder.datasets[0].digest[:8]}"
+        return arm.key if run is None else f"{arm.key}-{model_digest(run)[:8]}"
+
+    def facts_of(self, arm: ArmConfig) -> dict[str, Any]:
+        """Return how many different volumes an arm's networks are pretrained on, and from which generator."""
+        run = self.run_of(arm)
+        num = self.plan.num_volumes * arm.times if arm.pretrains else 0
+        return {
+            "volumes": 1 if arm.source == "one_volume" else num,
+            "generator": None if run is None else generator_facts(run),
+        }
+
+    def folder_of(self, arm: ArmConfig) -> Cohort | None:
+        """Return the volumes of an arm's own folder, if it has one; each counts as a patient.
+
+        Raises:
+            DataError: See `VolumeDataset.open`.
+        """
+        if arm.folder is None:
+            return None
+        site = SiteConfig(
+            name="folder",
+            data=(self.runs / arm.folder).resolve(),
+            one_exam_per_patient=True,
+            state=(self.folder / "cohorts" / "folders" / arm.key).resolve(),
+        )
+        return Cohort(arm.name, (VolumeDataset.open(site, self.study.volume),), ())
+
     @property
     def missing(self) -> list[str]:
-        """The arms whose generators' runs are not there."""
-        runs = {arm.name: self.run_of(arm) for arm in self.plan.arms}
-        return [name for name, run in runs.items() if run is not None and not (run / "run.json").is_file()]
+        """The arms whose folders of volumes are not there, or whose generators' runs did not end."""
+        return [arm.name for arm in self.plan.arms if not self._is_there(arm)]
+
+    def _is_there(self, arm: ArmConfig) -> bool:
+        run = self.run_of(arm)
+        if arm.folder is not None:
+            return (self.runs / arm.folder).is_dir()
+        return run is None or is_trained(run)
 
     def source_of(self, arm: ArmConfig) -> Source:
         """Return where an arm's volumes come from.
@@ -75,19 +216,29 @@ class Bench:
         Raises:
             ConfigError: It has none: it is trained from scratch.
         """
-        run = self.run_of(arm)
+        folder = self.folder_of(arm)
         match arm.source:
             case "noise":
                 return Noise(self.study.volume)
             case "phantoms":
-                return Phantoms(self.study.volume, stranger(self.study.volume))
+                return Phantoms(self.study.volume, public_hospital(self.study.volume))
             case "real":
                 return Real(self.cohort("generator"))
-            case "synthetic" if run is not None:
-                return Synthetic(run, self._synthetic(arm), self.device)
-            case "one_volume" if run is not None:
-                return OneVolume(Synthetic(run, self._synthetic(arm), self.device))
+            case "folder" if folder is not None:
+                return Real(folder)
+            case "synthetic":
+                return self.synthetic(arm)
+            case "one_volume":
+                return OneVolume(self.synthetic(arm))
         raise ConfigError(f"arm {arm.name} pretrains on nothing", "fine-tune it")
 
-    def _synthetic(self, arm: ArmConfig) -> Path:
-        return self.folder / "synthetic" / arm.name
+    def synthetic(self, arm: ArmConfig) -> Synthetic:
+        """Return the volumes that an arm's generator makes.
+
+        Raises:
+            ConfigError: It has none.
+        """
+        run = self.run_of(arm)
+        if run is None:
+            raise ConfigError(f"arm {arm.name} has no generator", "give its `run`")
+        return Synthetic(run, self.work / "synthetic" / self.key_of(arm), self.device)

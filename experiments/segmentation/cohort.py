@@ -6,12 +6,13 @@ from pathlib import Path
 
 import torch
 
-from client.dataset import VolumeDataset
+from client.dataset import Exam, VolumeDataset
 from common.errors import DataError
 from common.shapes import VolumeBatch
 from common.study import Study
+from common.volume.labels import LabelClass, LabelMaps, numbered
 from experiments.baselines.measure import part_datasets
-from experiments.segmentation.scores import LabelMaps
+from experiments.segmentation.pairs import Pairs
 from server.run_folder import RunFolder
 
 
@@ -26,13 +27,23 @@ class Cohort:
     Attributes:
         name: What they are for.
         datasets: One per site.
+        classes: What its label maps tell apart.
     """
 
     name: str
     datasets: tuple[VolumeDataset, ...]
+    classes: tuple[LabelClass, ...]
 
     @classmethod
-    def open(cls, study: Study, data: Path, split: Path, part: str, folder: Path) -> "Cohort":
+    def open(
+        cls,
+        study: Study,
+        data: Path,
+        split: Path,
+        part: str,
+        folder: Path,
+        classes: tuple[LabelClass, ...],
+    ) -> "Cohort":
         """Return the patients of a part.
 
         Args:
@@ -41,12 +52,13 @@ class Cohort:
             split: The table that deals them out.
             part: Of the table.
             folder: For caches.
+            classes: See `Cohort`.
 
         Raises:
             DataError: See `VolumeDataset.open`.
         """
         found = part_datasets(study, data.resolve(), split.resolve(), part, folder.resolve())
-        return cls(part, tuple(found.values()))
+        return cls(part, tuple(found.values()), classes)
 
     @property
     def patients(self) -> tuple[str, ...]:
@@ -54,22 +66,28 @@ class Cohort:
         return tuple(patient for dataset in self.datasets for patient in dataset.patients)
 
     @property
+    def exams(self) -> tuple[Exam, ...]:
+        """All exams, in the order of `patients`."""
+        return tuple(exam for dataset in self.datasets for exam in dataset.exams)
+
+    @property
     def patient_of_image(self) -> dict[str, str]:
         """The patient of each image, by the image's SHA-256."""
-        return {
-            digest: exam.patient
-            for dataset in self.datasets
-            for exam in dataset.exams
-            for digest in exam.digests[: len(exam.files)]
-        }
+        return {digest: exam.patient for exam in self.exams for digest in exam.digests[: len(exam.files)]}
 
     def volumes(self) -> VolumeBatch:
         """Return all volumes, in the order of `patients`."""
         return torch.cat([dataset.volumes() for dataset in self.datasets])
 
+    def pairs(self, exams: Sequence[int] | None = None) -> Pairs:
+        """Return the volumes and label maps of some exams, by their places in `patients`, or of all."""
+        chosen = list(range(len(self.patients))) if exams is None else list(exams)
+        return Pairs(self.volumes()[chosen], self.label_maps()[chosen])
+
     def label_maps(self) -> LabelMaps:
-        """Return all label maps, in the order of `patients`."""
-        return torch.cat([dataset.label_maps() for dataset in self.datasets])
+        """Return all label maps, in the order of `patients`: 1 for the first class, and so on."""
+        stored = torch.cat([dataset.label_maps() for dataset in self.datasets])
+        return numbered(stored, self.classes)
 
 
 def refuse_leakage(test: Cohort, seen: Sequence[Cohort], runs: Mapping[str, Path]) -> None:
@@ -85,6 +103,7 @@ def refuse_leakage(test: Cohort, seen: Sequence[Cohort], runs: Mapping[str, Path
 
     Raises:
         LeakageError: Somebody is.
+        DataError: A run does not say what it was trained on.
     """
     images = test.patient_of_image
     for cohort in seen:
@@ -93,8 +112,37 @@ def refuse_leakage(test: Cohort, seen: Sequence[Cohort], runs: Mapping[str, Path
         copied = {images[digest] for digest in images.keys() & others.keys()}
         _refuse(named | copied, f"the {cohort.name} patients")
     for arm, run in runs.items():
-        trained_on = RunFolder.open(run).record()["source"].get("images", ())
-        _refuse({images[digest] for digest in images.keys() & set(trained_on)}, f"the generator of {arm}")
+        seen_images = images.keys() & _trained_on(run, arm)
+        _refuse({images[digest] for digest in seen_images}, f"the generator of {arm}")
+
+
+def refuse_unlabelled(test: Cohort) -> None:
+    """Return if every test patient has at least one class, without which there is nothing to score.
+
+    Raises:
+        DataError: Some have none.
+    """
+    marked = (test.label_maps() > 0).flatten(1).any(dim=1).tolist()
+    has = {patient for patient, found in zip(test.patients, marked, strict=True) if found}
+    empty = set(test.patients) - has
+    if empty:
+        raise DataError(
+            f"{len(empty)} test patients have no voxel of any class, so no score",
+            "take them out of the split",
+        )
+
+
+def _trained_on(run: Path, arm: str) -> set[str]:
+    """Return the images that a run's networks saw, with those of the public model that it began with."""
+    folder = RunFolder.open(run)
+    source = folder.record()["source"]
+    starts_from_unknown = folder.study().privacy is not None and "public_images" not in source
+    if "images" not in source or starts_from_unknown:
+        raise DataError(
+            f"the generator of {arm}, {run}, does not say which images it was trained on",
+            "train it on this machine, or leave the arm out",
+        )
+    return {*source["images"], *source.get("public_images", ())}
 
 
 def _refuse(patients: set[str], where: str) -> None:

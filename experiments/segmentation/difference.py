@@ -50,8 +50,8 @@ class Difference:
         return self.paired_t.estimate
 
     @property
-    def improves(self) -> bool:
-        """Whether both intervals lie above zero: nothing else may be called an improvement."""
+    def above_zero(self) -> bool:
+        """Whether both intervals are: no other difference may be called an improvement."""
         return min(self.paired_t.low, self.bootstrap_t.low) > 0
 
 

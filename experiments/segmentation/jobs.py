@@ -1,11 +1,13 @@
-"""The two kinds of jobs: pretrain a network on an arm's volumes, fine-tune it on a few labelled patients.
+"""The kinds of jobs: make volumes, pretrain a network on them, fine-tune it on a few labelled patients.
 
 Everything is a function of names: of the arm, the pretraining seed and the sampling seed; of the number of
 labels and the fine-tuning seed, which draws patients, initialisation, order and augmentation alike for all
 arms. Figures hold numbers of test patients in an order of the table's, no names.
 """
 
+import time
 from collections import defaultdict
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,17 +16,39 @@ import torch
 from torch import Tensor
 
 from common.artifact import read_tensor_folder, write_tensor_folder
-from common.errors import DataError
 from common.federation.seeds import seeded_generator
+from experiments.job_board import SomeJob
 from experiments.segmentation.arms import Bench
-from experiments.segmentation.cohort import Cohort
 from experiments.segmentation.finetune import finetune
-from experiments.segmentation.plan import SCRATCH, ArmConfig, SegmentationPlan
+from experiments.segmentation.plan import ArmConfig
+from experiments.segmentation.pretext import num_outputs
 from experiments.segmentation.pretrain import pretrain
 from experiments.segmentation.scores import scores_of
+from experiments.segmentation.teaching import taught_pairs
 
-WEIGHTS = "backbone"
+WEIGHTS, PRETRAINED = "backbone", "pretrained segmentation network"
+Work = Callable[[SomeJob, Bench], dict[str, Any]]
 _BATCH = 16  # test volumes at a time
+
+
+@dataclass(frozen=True)
+class Synthesis:
+    """A set of volumes that a generator is to make, before several networks are pretrained on it.
+
+    Attributes:
+        arm: Whose.
+        key: Of the arm; see `Bench.key_of`.
+        sampling_seed: Of the volumes.
+    """
+
+    arm: ArmConfig
+    key: str
+    sampling_seed: int
+
+    @property
+    def name(self) -> str:
+        """Name of its file."""
+        return f"{self.key}-v{self.sampling_seed}"
 
 
 @dataclass(frozen=True)
@@ -33,18 +57,20 @@ class Pretraining:
 
     Attributes:
         arm: On whose volumes.
+        key: Of the arm; see `Bench.key_of`.
         pretraining_seed: Of parameters, order and views.
         sampling_seed: Of the volumes.
     """
 
     arm: ArmConfig
+    key: str
     pretraining_seed: int
     sampling_seed: int
 
     @property
     def name(self) -> str:
         """Name of its files."""
-        return f"{self.arm.key}-p{self.pretraining_seed}-v{self.sampling_seed}"
+        return f"{self.key}-p{self.pretraining_seed}-v{self.sampling_seed}"
 
 
 @dataclass(frozen=True)
@@ -53,76 +79,113 @@ class FineTuning:
 
     Attributes:
         arm: What it was pretrained on.
+        key: Of the arm; see `Bench.key_of`.
         num_labels: Labelled patients.
         seed: Of patients, parameters, order and augmentation.
     """
 
     arm: ArmConfig
+    key: str
     num_labels: int
     seed: int
 
     @property
     def name(self) -> str:
         """Name of its file."""
-        return f"{self.arm.key}-n{self.num_labels}-s{self.seed}"
+        return f"{self.key}-n{self.num_labels}-s{self.seed}"
 
 
-def pretrainings(plan: SegmentationPlan) -> list[Pretraining]:
-    """Return every network that the plan pretrains."""
+def syntheses(bench: Bench) -> list[Synthesis]:
+    """Return every set of volumes that a generator makes."""
     return [
-        Pretraining(arm, pretraining_seed, sampling_seed)
-        for arm in plan.arms
-        if arm.name != SCRATCH
+        Synthesis(arm, key, sampling_seed)
+        for arm, key in _keyed(bench)
+        if arm.run is not None
+        for sampling_seed in range(bench.plan.sampling_seeds)
+    ]
+
+
+def pretrainings(bench: Bench) -> list[Pretraining]:
+    """Return every network that the plan pretrains."""
+    plan = bench.plan
+    return [
+        Pretraining(arm, key, pretraining_seed, sampling_seed)
+        for arm, key in _keyed(bench)
+        if arm.pretrains
         for pretraining_seed in range(plan.pretraining_seeds)
         for sampling_seed in range(plan.sampling_seeds)
     ]
 
 
-def fine_tunings(plan: SegmentationPlan) -> list[FineTuning]:
+def fine_tunings(bench: Bench) -> list[FineTuning]:
     """Return every network that the plan fine-tunes, those of the primary number of labels first."""
     return [
-        FineTuning(arm, num_labels, seed)
-        for num_labels in plan.labels
-        for seed in range(plan.seeds)
-        for arm in plan.arms
+        FineTuning(arm, key, num_labels, seed)
+        for num_labels in bench.plan.labels
+        for seed in range(bench.plan.seeds_at(num_labels))
+        for arm, key in _keyed(bench)
     ]
+
+
+def _keyed(bench: Bench) -> list[tuple[ArmConfig, str]]:
+    return [(arm, bench.key_of(arm)) for arm in bench.plan.arms]
+
+
+def timed(job: SomeJob, work: Work[SomeJob], bench: Bench) -> dict[str, Any]:
+    """Return what a job found, and the seconds that it took on its core."""
+    started = time.process_time()
+    figures = work(job, bench)
+    return figures | {"seconds": round(time.process_time() - started, 2)}
+
+
+def synthesize_one(job: Synthesis, bench: Bench) -> dict[str, Any]:
+    """Make a set of volumes in the bench's folder; return how many."""
+    num = 1 if job.arm.source == "one_volume" else bench.plan.num_volumes * job.arm.times
+    return {"name": job.name, "volumes": len(bench.synthetic(job.arm).volumes(num, job.sampling_seed))}
 
 
 def pretrain_one(job: Pretraining, bench: Bench) -> dict[str, Any]:
     """Pretrain a network into the bench's folder; return what tells how well it went."""
     plan = bench.plan
-    volumes = bench.source_of(job.arm).volumes(plan.num_volumes * job.arm.times, job.sampling_seed)
+    num = plan.num_volumes * job.arm.times
+    volumes = bench.source_of(job.arm).volumes(num, job.sampling_seed)
     generator = seeded_generator("pretraining", job.pretraining_seed)
     found = pretrain(volumes, plan.network, plan.pretext, plan.pretraining, generator, bench.device)
     facts = {
-        "kind": "pretrained segmentation network",
+        "kind": PRETRAINED,
         "experiment": plan.name,
         "arm": job.arm.name,
         "network": plan.network.model_dump(),
+        "channels": volumes.shape[1],
+        "outputs": num_outputs(volumes.shape[1]),
         "volumes": len(volumes),
         "inpainting_loss": found.inpainting,
     }
-    write_tensor_folder(pretrained_folder(bench.folder, job), {WEIGHTS: found.weights}, facts)
+    write_tensor_folder(pretrained_folder(bench, job), {WEIGHTS: found.weights}, facts)
     return {"name": job.name, "inpainting_loss": found.inpainting}
 
 
 def fine_tune_one(job: FineTuning, bench: Bench) -> dict[str, Any]:
     """Fine-tune a network; return its scores: measure -> test patient -> class."""
-    plan, labelled, test = bench.plan, bench.cohort("labelled"), bench.cohort("test")
-    chosen = labelled_exams(labelled, job.num_labels, job.seed)
+    plan, test = bench.plan, bench.cohort("test")
+    pairs = taught_pairs(job.arm, job.key, job.num_labels, job.seed, bench)
+    steps = plan.fine_tuning.steps * job.arm.fine_tuning_times
     network = finetune(
-        labelled.volumes()[chosen],
-        labelled.label_maps()[chosen],
+        pairs.volumes,
+        pairs.label_maps,
         plan.num_classes,
         plan.network,
-        plan.fine_tuning,
+        plan.fine_tuning.model_copy(update={"steps": steps}),
         seeded_generator("fine-tuning", job.seed),
         bench.device,
         _weights(job, bench),
     )
     with torch.no_grad():
         predicted = torch.cat(
-            [network(batch.to(bench.device))[0].argmax(1).cpu() for batch in test.volumes().split(_BATCH)]
+            [
+                network(batch.to(bench.device))[0].argmax(1).cpu()
+                for batch in torch.split(test.volumes(), _BATCH)
+            ]
         )
     scores = scores_of(predicted, test.label_maps(), plan.num_classes, bench.spacing_mm)
     pretraining_seed, sampling_seed = plan.pretraining_of(job.seed)
@@ -132,22 +195,9 @@ def fine_tune_one(job: FineTuning, bench: Bench) -> dict[str, Any]:
         "seed": job.seed,
         "pretraining_seed": pretraining_seed,
         "sampling_seed": sampling_seed,
+        "label_maps": len(pairs.volumes),
         "scores": {name: by_patient(values, test.patients) for name, values in scores.items()},
     }
-
-
-def labelled_exams(labelled: Cohort, num: int, seed: int) -> list[int]:
-    """Return one exam each of some labelled patients, drawn by the seed alone.
-
-    Raises:
-        DataError: There are fewer patients.
-    """
-    names = sorted(set(labelled.patients))
-    if len(names) < num:
-        raise DataError(f"{num} labelled patients are wanted of {len(names)}", "lower `labels` in the plan")
-    generator = seeded_generator("labelled patients", seed)
-    drawn = [names[index] for index in torch.randperm(len(names), generator=generator)[:num].tolist()]
-    return [labelled.patients.index(name) for name in drawn]
 
 
 def by_patient(values: Tensor, patients: tuple[str, ...]) -> list[list[float]]:
@@ -158,13 +208,13 @@ def by_patient(values: Tensor, patients: tuple[str, ...]) -> list[list[float]]:
     return [values[exams[patient]].nanmean(dim=0).tolist() for patient in sorted(exams)]
 
 
-def pretrained_folder(folder: Path, job: Pretraining) -> Path:
+def pretrained_folder(bench: Bench, job: Pretraining) -> Path:
     """Return where a pretrained network lies."""
-    return folder / "pretrained" / job.name
+    return bench.work / "pretrained" / job.name
 
 
 def _weights(job: FineTuning, bench: Bench) -> dict[str, Tensor] | None:
-    if job.arm.name == SCRATCH:
+    if not job.arm.pretrains:
         return None
-    folder = pretrained_folder(bench.folder, Pretraining(job.arm, *bench.plan.pretraining_of(job.seed)))
-    return read_tensor_folder(folder)[0][WEIGHTS]
+    start = Pretraining(job.arm, job.key, *bench.plan.pretraining_of(job.seed))
+    return read_tensor_folder(pretrained_folder(bench, start))[0][WEIGHTS]

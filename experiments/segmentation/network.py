@@ -8,7 +8,7 @@ Volumes of any size are padded to what the network's levels divide by, and the o
 """
 
 from collections.abc import Mapping
-from typing import Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -62,11 +62,15 @@ class SegmentationNetwork(nn.Module):
         Raises:
             ConfigError: A width that the network cannot have.
         """
+        kind = KINDS[config.kind]
         with initialised_from(generator):
             try:
-                return cls(*_BUILDERS[config.kind](config.width, in_channels, out_channels))
+                backbone = kind.network(**monai_arguments(config, in_channels, out_channels))
             except ValueError as error:
                 raise ConfigError(f"{config.kind} of width {config.width}: {error}", _WIDTHS) from None
+        # A third faster on a CPU, and what tensor cores want.
+        backbone.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
+        return cls(backbone, kind.deepest, kind.head, kind.multiple)
 
     def start_from(self, pretrained: Mapping[str, Tensor]) -> None:
         """Take weights by the backbone's names, but for those of the output layer.
@@ -89,7 +93,8 @@ class SegmentationNetwork(nn.Module):
         missing = [-size % self._multiple for size in shape]
         sides = [side for gap in reversed(missing) for side in (gap // 2, gap - gap // 2)]
         self._kept.clear()
-        output = self.backbone(nn.functional.pad(volumes, sides, value=BACKGROUND))
+        padded = nn.functional.pad(volumes, sides, value=BACKGROUND)
+        output = self.backbone(padded.contiguous(memory_format=torch.channels_last_3d))
         (deepest,) = self._kept
         self._kept.clear()
         box = tuple(slice(gap // 2, gap // 2 + size) for gap, size in zip(missing, shape, strict=True))
@@ -97,23 +102,54 @@ class SegmentationNetwork(nn.Module):
 
 
 _WIDTHS = "take a multiple of 8 for segresnet, of 12 for swin_unetr"
-_Parts = tuple[nn.Module, str, str, int]
 
 
-def _segresnet(width: int, in_channels: int, out_channels: int) -> _Parts:
-    net = SegResNet(3, width, in_channels, out_channels, blocks_down=(1, 1, 2, 2), blocks_up=(1, 1, 1))
-    return net, "down_layers.3", "conv_final.2", 8
+class NetworkKind(NamedTuple):
+    """One of MONAI's networks.
+
+    Attributes:
+        network: Its class.
+        width: Its argument for the filters of the first level.
+        fixed: Its other arguments.
+        deepest: See `SegmentationNetwork`.
+        head: See `SegmentationNetwork`.
+        multiple: See `SegmentationNetwork`.
+    """
+
+    network: type[nn.Module]
+    width: str
+    fixed: Mapping[str, Any]
+    deepest: str
+    head: str
+    multiple: int
 
 
-def _swin_unetr(width: int, in_channels: int, out_channels: int) -> _Parts:
-    net = SwinUNETR(
-        in_channels,
-        out_channels,
-        feature_size=width,
-        window_size=4,  # the default of 7 pads small volumes to mostly nothing
-        norm_name=("group", {"num_groups": 4}),  # instance norm has no values to norm at 1 x 1 x 1
-    )
-    return net, "encoder10", "out", 32
+KINDS: Mapping[str, NetworkKind] = {
+    "segresnet": NetworkKind(
+        SegResNet,
+        "init_filters",
+        # Three levels: with two labelled patients better than four, and than MONAI's U-Nets (decision 16).
+        {"spatial_dims": 3, "blocks_down": (1, 1, 1), "blocks_up": (1, 1)},
+        deepest="down_layers.2",
+        head="conv_final.2",
+        multiple=4,
+    ),
+    "swin_unetr": NetworkKind(
+        SwinUNETR,
+        "feature_size",
+        {
+            "window_size": 4,  # the default of 7 pads small volumes to mostly nothing
+            "norm_name": ("group", {"num_groups": 4}),  # instance norm has nothing to norm at 1 x 1 x 1
+        },
+        deepest="encoder10",
+        head="out",
+        multiple=32,
+    ),
+}
 
 
-_BUILDERS = {"segresnet": _segresnet, "swin_unetr": _swin_unetr}
+def monai_arguments(config: NetworkConfig, in_channels: int, out_channels: int) -> dict[str, Any]:
+    """Return the arguments of the MONAI network's constructor."""
+    kind = KINDS[config.kind]
+    own = {"in_channels": in_channels, "out_channels": out_channels, kind.width: config.width}
+    return {**kind.fixed, **own}

@@ -11,7 +11,7 @@ from common.frozen import FrozenModel
 from common.initialisation import initialised_from
 from common.shapes import VolumeBatch
 from experiments.segmentation.network import NetworkConfig, SegmentationNetwork
-from experiments.segmentation.pretext import PretextConfig, PretextHeads, pretext_losses
+from experiments.segmentation.pretext import PretextConfig, PretextHeads, num_outputs, pretext_losses
 
 
 class ScheduleConfig(FrozenModel):
@@ -65,7 +65,7 @@ def pretrain(
     if len(volumes) == 0:
         raise DataError("there are no volumes to pretrain on", "name a folder of volumes")
     channels = volumes.shape[1]
-    trained = SegmentationNetwork.fresh(network, channels, channels, generator).to(device)
+    trained = SegmentationNetwork.fresh(network, channels, num_outputs(channels), generator).to(device)
     with torch.no_grad():
         num_features = trained.eval()(volumes[:1].to(device))[1].shape[1]
     with initialised_from(generator):

@@ -10,16 +10,19 @@ from typing import Protocol
 
 import torch
 
-from common.errors import DataError
+from common.errors import ConfigError, DataError
 from common.federation.seeds import seeded_generator
 from common.shapes import VolumeBatch
 from common.volume.geometry import crop_or_pad
 from common.volume.intensity import BACKGROUND, window_of
+from common.volume.labels import LabelClass
 from common.volume.spec import VolumeSpec
 from experiments.phantom.exam import make_patient
 from experiments.phantom.hospital import Hospital
+from experiments.privacy_utility.phantoms import PUBLIC_HOSPITAL
 from experiments.segmentation.cohort import Cohort
-from experiments.synthetic_set import make_synthetic_set, read_synthetic
+from experiments.segmentation.pairs import Pairs
+from experiments.synthetic_set import make_synthetic_set, read_synthetic, read_synthetic_labels
 from server.released_model import load_released_model
 from server.run_folder import RunFolder
 
@@ -73,6 +76,15 @@ class Phantoms:
         return crop_or_pad(normalized, self.spec.shape, fill=BACKGROUND)
 
 
+def public_hospital(spec: VolumeSpec) -> Hospital:
+    """Return the public phantom hospital with a scanner whose voxels fill the study's with a whole breast."""
+    scanner = PUBLIC_HOSPITAL.scanner
+    edges = [size * spacing for size, spacing in zip(scanner.shape, scanner.spacing_mm, strict=True)]
+    spacing = tuple(edge / size for edge, size in zip(edges, spec.shape, strict=True))
+    changes = {"shape": spec.shape, "spacing_mm": spacing}
+    return PUBLIC_HOSPITAL.model_copy(update={"scanner": scanner.model_copy(update=changes)})
+
+
 @dataclass(frozen=True)
 class Synthetic:
     """What a run's model makes.
@@ -89,10 +101,28 @@ class Synthetic:
 
     def volumes(self, num: int, seed: int) -> VolumeBatch:
         """Return volumes as a recipient would read them, from NIfTI files."""
-        opened = RunFolder.open(self.run)
+        return read_synthetic(self._made(num, seed), RunFolder.open(self.run).study())
+
+    def pairs(self, num: int, seed: int, classes: tuple[LabelClass, ...]) -> Pairs:
+        """Return volumes with the label maps that were made with them.
+
+        Raises:
+            ConfigError: The run's study has other classes.
+        """
+        study = RunFolder.open(self.run).study()
+        if study.volume.labels != classes:
+            raise ConfigError(
+                f"the study of {self.run} has other classes than the plan",
+                "write the same under volume.labels and classes",
+            )
+        folder = self._made(num, seed)
+        return Pairs(read_synthetic(folder, study), read_synthetic_labels(folder, study))
+
+    def _made(self, num: int, seed: int) -> Path:
+        """Return the set's folder, after making what is missing of it."""
         folder = self.folder / f"{num}-{seed}"
-        make_synthetic_set(load_released_model(opened, self.device), folder, num, seed)
-        return read_synthetic(folder, opened.study())
+        make_synthetic_set(load_released_model(RunFolder.open(self.run), self.device), folder, num, seed)
+        return folder
 
 
 @dataclass(frozen=True)
@@ -112,7 +142,7 @@ class OneVolume:
 
 @dataclass(frozen=True)
 class Real:
-    """Unlabelled volumes of patients: what synthetic ones are to replace.
+    """Volumes of a cohort, without labels: what synthetic ones are to replace, or somebody's folder.
 
     Attributes:
         cohort: The patients.

@@ -1,4 +1,8 @@
-"""The results as Markdown: what docs/results.md shows."""
+"""The results as tables: for docs/results.md, for a paper, for the demo's report.
+
+The word "improves" stands only where both intervals of a difference lie above zero, and, for a secondary one,
+its p-value is small after Holm's correction.
+"""
 
 from collections.abc import Mapping
 from typing import Any
@@ -6,69 +10,118 @@ from typing import Any
 from experiments.markdown import interval_text, markdown_table
 from experiments.report.words import plural
 from experiments.segmentation.scores import DICE, HAUSDORFF, SURFACE
+from experiments.tables import Table, latex_table
 
 Results = Mapping[str, Any]
+_NETWORKS = {"segresnet": "SegResNet", "swin_unetr": "Swin UNETR"}
 
 
 def segmentation_text(results: Results) -> str:
-    """Return all tables, each under the sentence that says what it is.
+    """Return everything as Markdown, under the sentences that say what it is.
 
     Args:
-        results: What `compare_arms` returned.
+        results: What `compare_arms` found.
     """
-    seeds, steps = results["seeds"], results["steps"]
-    blocks = [
-        f"`{results['command']}`: {results['network']['kind']}, pretrained for {steps['pretraining']} steps "
-        f"on {results['volumes']} volumes, fine-tuned for {steps['fine_tuning']} steps; "
-        f"{seeds['fine_tuning']} fine-tunings of every arm, from {seeds['pretraining']} pretraining seeds "
-        f"and {plural(seeds['sampling'], 'set')} of volumes; {results['test_patients']} test patients whom "
-        f"nothing saw before.{_weak(results)}"
-    ]
-    if results["missing_arms"]:
-        blocks.append(f"Missing, since their runs are: {', '.join(results['missing_arms'])}.")
-    for num, found in results["labels"].items():
-        patients = "patient" if num == "1" else "patients"
-        blocks += [
-            f"**{num} labelled {patients}**{_weak_title(results)}",
-            _means(results, found["means"]),
-            _differences(found["differences"]),
-        ]
+    blocks = [f"`{results['command']}`: {setting(results)}", *limits(results)]
+    for table in segmentation_tables(results):
+        blocks += [f"**{table.title}**", markdown_table(table.columns, table.rows)]
     return "\n\n".join(blocks)
 
 
-def _weak(results: Results) -> str:
-    if not results["weak_labels"]:
-        return ""
+def segmentation_latex(results: Results) -> str:
+    """Return every table as LaTeX, its caption with what has to be known of it."""
+    said = " ".join([setting(results), *limits(results)])
+    return "\n".join(latex_table(table, f"{table.title}. {said}") for table in segmentation_tables(results))
+
+
+def segmentation_tables(results: Results) -> list[Table]:
+    """Return two tables for every number of labels: what each arm reaches, and their differences."""
+    tables = []
+    for num, found in results["labels"].items():
+        weak = ", weak labels" if results["weak_labels"] else ""
+        title = f"{plural(int(num), 'labelled patient')}{weak}"
+        tables += [
+            _reached(title, results, found["arms"]),
+            _differences(f"{title}: differences", results["standing"], found["differences"]),
+        ]
+    return tables
+
+
+def setting(results: Results) -> str:
+    """Return what was run, in a sentence."""
+    seeds, steps, arms = results["seeds"], results["steps"], results["arms"].values()
+    learned = any(arm["volumes"] for arm in arms)
+    before = f"pretrained for {steps['pretraining']} steps, " if learned else ""
+    fewer = seeds["fine_tuning_of_others"]
+    others = f" ({fewer} with other numbers of labelled patients)" if fewer else ""
     return (
-        " **The labels are weak**: computed, not drawn by an expert; this shows that the code runs on such "
-        "data, and nothing about how well anybody segments."
+        f"{_NETWORKS[results['network']['kind']]}, {before}fine-tuned for {steps['fine_tuning']} steps; "
+        f"{seeds['fine_tuning']} fine-tunings of every arm{others}, from {seeds['pretraining']} "
+        f"pretraining seeds and {plural(seeds['sampling'], 'set')} of volumes; {results['test_patients']} "
+        "test patients, whom no network here learned from. Dice is the mean over classes of a patient, with "
+        "its standard deviation between patients."
     )
 
 
-def _weak_title(results: Results) -> str:
-    return " (weak labels)" if results["weak_labels"] else ""
+def limits(results: Results) -> list[str]:
+    """Return what a reader has to know before believing a number."""
+    found = []
+    if results["standing"] == "descriptive":
+        found.append(
+            "Descriptive: few seeds, no comparison that was fixed beforehand. It shows how things look and "
+            "proves nothing."
+        )
+    if results["weak_labels"]:
+        found.append(
+            "The labels are weak: computed, not drawn by an expert; this shows that the code runs on such "
+            "data, and nothing about how well anybody segments."
+        )
+    generators = {name: arm["generator"] for name, arm in results["arms"].items() if arm["generator"]}
+    if generators:
+        found.append(
+            "Every generator was trained once, and intervals hold for these generators: another training "
+            "of the same would give other volumes."
+        )
+    found += [
+        f"The generator of {name} promises epsilon {made['privacy']['epsilon']:g} at delta "
+        f"{made['privacy']['delta']:g} to patients of {', '.join(made['sites'])}; it starts from a "
+        "model that learned from others without such a promise."
+        for name, made in generators.items()
+        if made["privacy"]
+    ]
+    if results["missing_arms"]:
+        found.append(f"Missing, since their volumes are: {', '.join(results['missing_arms'])}.")
+    return found
 
 
-def _means(results: Results, means: Mapping[str, Any]) -> str:
+def _reached(title: str, results: Results, arms: Mapping[str, Any]) -> Table:
+    classes = results["classes"]
+    several = classes if len(classes) > 1 else []
+    distances = [name for name in (HAUSDORFF, SURFACE) if name in next(iter(arms.values()))["means"]]
     rows = [
         [
-            arm,
-            *(f"{value:.3f}" for value in scores[DICE]),
-            *(f"{sum(scores[name]) / len(scores[name]):.2f}" for name in (HAUSDORFF, SURFACE)),
+            name,
+            str(results["arms"][name]["volumes"] or ""),
+            str(arm["label_maps"]),
+            f"{arm['dice']:.3f} ± {arm['deviation']:.3f}",
+            *(f"{value:.3f}" for value, _ in zip(arm["means"][DICE], several, strict=False)),
+            *(f"{sum(arm['means'][each]) / len(classes):.2f}" for each in distances),
+            f"{arm['not_found']:.1%}",
         ]
-        for arm, scores in means.items()
+        for name, arm in arms.items()
     ]
-    return markdown_table(["arm", *(f"Dice {name}" for name in results["classes"]), HAUSDORFF, SURFACE], rows)
+    dice = "Dice" if several else f"Dice {classes[0]}"
+    columns = ["arm", "volumes", "label maps", dice, *several, *distances, "not found"]
+    return Table(title, columns, rows)
 
 
-def _differences(differences: Mapping[str, Any]) -> str:
+def _differences(title: str, standing: str, differences: Mapping[str, Any]) -> Table:
     rows = [
         [
             name,
             interval_text(found["paired_t"], 3, signed=True),
             interval_text(found["bootstrap_t"], 3, signed=True),
-            "primary" if found["holm_p_value"] is None else f"{found['holm_p_value']:.3f}",
-            "improves" if found["improves"] else "",
+            *([] if standing == "descriptive" else _judged(found)),
         ]
         for name, found in differences.items()
     ]
@@ -76,7 +129,12 @@ def _differences(differences: Mapping[str, Any]) -> str:
         "Dice of",
         "paired t, these patients",
         "bootstrap t, such patients",
-        "p (Holm)",
-        "both above 0",
+        *([] if standing == "descriptive" else ["p (Holm)", "improves"]),
     ]
-    return markdown_table(columns, rows)
+    return Table(title, columns, rows)
+
+
+def _judged(found: Mapping[str, Any]) -> list[str]:
+    primary = found["holm_p_value"] is None
+    p_value = f"{found['p_value']:.3f} (primary)" if primary else f"{found['holm_p_value']:.3f}"
+    return [p_value, "improves" if found["improves"] else ""]

@@ -1,9 +1,12 @@
-"""The console script, called as a person calls it but in this process, and what its answers must be."""
+"""The console script, called as a person calls it, here or in a process of its own, and what it must say."""
 
 import contextlib
 import io
+import subprocess
 import sys
+import tempfile
 from dataclasses import dataclass
+from pathlib import Path
 from unittest import mock
 
 import nibabel as nib
@@ -34,6 +37,34 @@ def fedvox(*words, cwd):
         except SystemExit as stop:
             code = stop.code or 0
     return Result(code, out.getvalue(), err.getvalue())
+
+
+_WATCHED = """
+import faulthandler
+import sys
+
+from cli.main import run
+
+if __name__ == "__main__":  # not in the processes of a job board, which import this file
+    faulthandler.dump_traceback_later(float(sys.argv.pop(1)), exit=True)
+    sys.argv[0] = "fedvox"
+    run()
+"""
+
+
+def fedvox_apart(*words, cwd, within_s=600):
+    """Call the entry point in a process of its own; after ``within_s`` seconds it tells its stacks and ends.
+
+    Tests that simulate several studies do so as a person does, who starts a process for each.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        script, *said = (Path(folder) / name for name in ("watched.py", "out", "err"))
+        script.write_text(_WATCHED, encoding="utf-8")
+        command = [sys.executable, script, str(within_s), *map(str, words)]
+        # Files, not pipes: a process that stays behind would hold a pipe open.
+        with said[0].open("w") as out, said[1].open("w") as err:
+            code = subprocess.run(command, cwd=cwd, stdout=out, stderr=err, check=False).returncode
+        return Result(code, *(path.read_text(encoding="utf-8") for path in said))
 
 
 def refused(result, *fragments):

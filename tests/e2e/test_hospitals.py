@@ -13,7 +13,8 @@ import pytest
 
 from common.frozen import load_yaml
 from deploy.authority import Authority
-from experiments.demo import STUDY_FILE, TRAINING_SEED
+from experiments.demo import STUDY_FILE
+from experiments.demo_patients import SEED
 from experiments.phantom.hospital import HOSPITALS
 from experiments.phantom.writer import write_hospital
 from tests.e2e.hosts import hospitals, needs_hosts
@@ -27,6 +28,7 @@ TRAINING = {"rounds": 3, "local_steps": 4, "batch_size": 2}
 def study():
     """The demo's study of breast phantoms, in a size for a test."""
     content = load_yaml(STUDY_FILE)
+    content.pop("simulation")
     for stage in ("codec", "diffusion"):
         content[stage]["training"] |= TRAINING
     content["codec"]["model"] |= {"discriminator": None}
@@ -42,7 +44,7 @@ def deployment(tmp_path_factory):
     folder = tmp_path_factory.mktemp("hospitals")
     for site, hospital in zip(SITES, HOSPITALS, strict=True):
         phantoms = hospital.model_copy(update={"num_patients": 6})
-        write_hospital(phantoms, folder / "data" / site, TRAINING_SEED)
+        write_hospital(phantoms, folder / "data" / site, SEED)
     with hospitals(folder, study()) as made:
         made.start_all()
         yield made

@@ -3,116 +3,57 @@
 import dataclasses
 import json
 import shutil
+import time
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
 import pytest
 import torch
-import yaml
+from monai.networks.nets import SegResNet
+from segmentation_place import CPU, PATIENTS, PLAN, SITES, bench_at, make_place, rows
 from small_federation import Federation, small_study
 
 from common.artifact import read_manifest, read_tensor_folder
-from common.errors import ConfigError, DataError, MetricError
-from common.frozen import parse
-from experiments.privacy_utility.phantoms import stranger
-from experiments.segmentation.analysis import pairs_of, summary_of, table_of
-from experiments.segmentation.arms import Bench
+from common.errors import DataError
+from experiments.segmentation.analysis import table_of
 from experiments.segmentation.cohort import Cohort, LeakageError, refuse_leakage
 from experiments.segmentation.compare import compare_arms
-from experiments.segmentation.jobs import by_patient, fine_tunings, labelled_exams, pretrainings
-from experiments.segmentation.plan import SegmentationPlan, load_plan
-from experiments.segmentation.scores import DICE
-from experiments.segmentation.sources import Noise, OneVolume, Phantoms, Real, Synthetic
-from experiments.segmentation.table import segmentation_text
+from experiments.segmentation.export import export_weights
+from experiments.segmentation.jobs import (
+    by_patient,
+    fine_tunings,
+    pretrainings,
+    syntheses,
+    timed,
+)
+from experiments.segmentation.network import NetworkConfig, SegmentationNetwork
+from experiments.segmentation.plot import plot_segmentation
+from experiments.segmentation.sources import Noise, OneVolume, Phantoms, Real, Synthetic, public_hospital
+from experiments.segmentation.table import segmentation_latex, segmentation_text, setting
+from experiments.segmentation.teaching import labelled_exams
+from server.released_model import load_released_model
 from server.run_folder import RunFolder
+from server.synthesis import synthesize
 
-CPU = torch.device("cpu")
 CONFIGS = Path(__file__).parents[2] / "experiments" / "configs"
-SITES = ("a", "b")
-PATIENTS = {"generator": 3, "labelled": 2, "validation": 1, "test": 2}  # of each site, two exams each
-PLAN = {
-    "name": "segmentation-tiny",
-    "study": "tiny",
-    "data": "volumes",
-    "classes": ["box"],
-    "pretext": {"block": 4},
-    "pretraining": {"steps": 2, "batch_size": 2},
-    "fine_tuning": {"steps": 2, "batch_size": 2},
-    "num_volumes": 4,
-    "pretraining_seeds": 2,
-    "sampling_seeds": 1,
-    "seeds": 2,
-    "labels": [1, 2],
-    "arms": [
-        {"name": "scratch", "source": "scratch"},
-        {"name": "noise", "source": "noise"},
-        {"name": "federated", "source": "synthetic", "run": "run"},
-        {"name": "one volume", "source": "one_volume", "run": "run"},
-        {"name": "local", "source": "synthetic", "run": "not there"},
-        {"name": "real", "source": "real"},
-    ],
-}
-
-
-def rows():
-    """Return (exam, patient, site, part): both sides of everybody."""
-    return [
-        (f"{site}-{part}-{index}-{side}", f"{site}{part}{index}", site, part)
-        for site in SITES
-        for part, num in PATIENTS.items()
-        for index in range(num)
-        for side in ("left", "right")
-    ]
 
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
-    """Data, study files, and the run of a generator that was trained on the generator's patients."""
-    root = tmp_path_factory.mktemp("segmentation")
-    generator = np.random.default_rng(0)
-    for name in ("images", "labels"):
-        (root / "data" / "volumes" / name).mkdir(parents=True)
-    for exam, *_ in rows():
-        box = np.zeros((8, 8, 8), np.uint8)
-        x, y, z = generator.integers(0, 4, 3)
-        box[x : x + 4, y : y + 4, z : z + 4] = 1
-        voxels = (box + 0.3 * generator.normal(size=box.shape)).astype(np.float32)
-        for name, content in (("images", voxels), ("labels", box)):
-            nib.save(nib.Nifti1Image(content, np.eye(4)), root / "data" / "volumes" / name / f"{exam}.nii.gz")
-    (root / "configs").mkdir()
-    table = "".join(",".join(row) + "\n" for row in rows())
-    (root / "configs" / "split.csv").write_text("file,patient,site,part\n" + table)
-    study = small_study(SITES)
-    content = study.model_dump(mode="json") | {"simulation": {"split": "split.csv"}}
-    (root / "configs" / "tiny.yaml").write_text(yaml.safe_dump(content))
-    made = bench_at(root)
-    trained_on = sorted(made.cohort("generator").patient_of_image)
-    RunFolder.create_or_resume(root / "runs" / "run", study, source={"sites": {}, "images": trained_on})
-    flat = root / "of-sites"
-    for site in SITES:
-        (flat / site).mkdir(parents=True)
-        for exam, _, own, part in rows():
-            if (own, part) == (site, "generator"):
-                shutil.copy(root / "data" / "volumes" / "images" / f"{exam}.nii.gz", flat / site)
-    Federation(root / "runs" / "run", study, {site: flat / site for site in SITES}).run()
-    return root
-
-
-def bench_at(root, **changes):
-    plan = parse(SegmentationPlan, PLAN | changes, "plan")
-    return Bench(plan, root / "configs", root / "data", root / "runs", root / "experiment", CPU)
+    return make_place(tmp_path_factory.mktemp("segmentation"))
 
 
 def test_the_whole_experiment_runs_says_what_is_missing_and_is_not_computed_twice(place):
     said = []
     bench = bench_at(place)
-    found = compare_arms(bench, 1, said.append)
+    compared = compare_arms(bench, 1, said.append)
+    found = compared.results
     assert found["missing_arms"] == ["local"]
     assert "not there" in said[0]
     arms = ["scratch", "noise", "federated", "one volume", "real"]
     for num in ("1", "2"):
-        assert list(found["labels"][num]["means"]) == arms
+        assert list(found["labels"][num]["arms"]) == arms
         difference = found["labels"][num]["differences"]["federated - scratch"]
         assert difference["paired_t"]["low"] <= difference["estimate"] <= difference["paired_t"]["high"]
     assert found["labels"]["1"]["differences"]["federated - scratch"]["holm_p_value"] is None
@@ -120,13 +61,21 @@ def test_the_whole_experiment_runs_says_what_is_missing_and_is_not_computed_twic
     assert found["test_patients"] == 4
     text = json.dumps(found)
     assert not any(patient in text for _, patient, *_ in rows())  # their names stay where they are
-    shown = segmentation_text(found)
-    assert "Missing, since their runs are: local." in shown
-    assert "| federated - scratch |" in shown
-    assert "weak" not in shown
-    assert "(weak labels)" in segmentation_text(found | {"weak_labels": True})
+    for shown in (segmentation_text(found), segmentation_latex(found)):
+        assert "Missing, since their volumes are: local." in shown
+        assert "federated - scratch" in shown
+        assert "weak" not in shown
+    for shown in map(segmentation_text, [found | {"weak_labels": True}]):
+        assert "**1 labelled patient, weak labels**" in shown
+        assert "The labels are weak" in shown
+    compared.write(place / "results", "tiny")
+    lines = (place / "results" / "tiny.jsonl").read_text().splitlines()
+    assert [json.loads(line)["arm"] for line in lines] == [one["arm"] for one in compared.figures]
+    assert len(lines) == 2 * 2 * len(arms)
+    plot_segmentation(found, place / "gains.png")
+    assert (place / "gains.png").read_bytes().startswith(b"\x89PNG")
     finished = len(said)
-    again = compare_arms(bench, 1, said.append)
+    again = compare_arms(bench, 1, said.append).results
     assert len(said) == finished + 1  # what is missing, and no job
     assert again["labels"] == found["labels"]
     folder = next((place / "experiment").glob("*/pretrained/federated-*-p0-v0"))
@@ -134,61 +83,48 @@ def test_the_whole_experiment_runs_says_what_is_missing_and_is_not_computed_twic
     assert "convInit.conv.weight" in read_tensor_folder(folder)[0]["backbone"]
 
 
-def test_a_plan_s_jobs_are_crossed_and_the_primary_number_of_labels_comes_first():
-    plan = parse(SegmentationPlan, PLAN | {"pretraining_seeds": 5, "sampling_seeds": 2, "seeds": 20}, "plan")
+def test_a_plan_s_jobs_are_crossed_and_the_primary_number_of_labels_comes_first(place):
+    bench = bench_at(place, pretraining_seeds=5, sampling_seeds=2, seeds=20, arms=PLAN["arms"][:3])
+    plan = bench.plan
     pairs = [plan.pretraining_of(seed) for seed in range(20)]
     assert {pairs.count(pair) for pair in set(pairs)} == {2}
     assert len(set(pairs)) == 10
-    jobs = fine_tunings(plan)
-    assert [job.num_labels for job in jobs] == [1] * 120 + [2] * 120
+    jobs = fine_tunings(bench)
+    assert [job.num_labels for job in jobs] == [1] * 60 + [2] * 60
     assert len({job.name for job in jobs}) == len(jobs)
-    networks = {job.name for job in pretrainings(plan)}
-    assert len(networks) == 5 * 10
+    assert [job.name.rpartition("-")[2] for job in syntheses(bench)] == ["v0", "v1"]
+    networks = {job.name for job in pretrainings(bench)}
+    assert len(networks) == 2 * 10
     assert not any("scratch" in name for name in networks)
 
 
-def test_networks_of_another_plan_are_not_taken_for_this_one_s():
-    plan = parse(SegmentationPlan, PLAN, "plan")
-    longer = parse(SegmentationPlan, PLAN | {"pretraining": {"steps": 3, "batch_size": 2}}, "plan")
-    more = parse(SegmentationPlan, PLAN | {"labels": [1, 2, 3], "arms": PLAN["arms"][:2]}, "plan")
-    assert plan.key != longer.key
-    assert plan.key == more.key
-    arm = plan.arm("federated")
-    assert arm.key != arm.model_copy(update={"run": "another"}).key
+def test_other_numbers_of_labels_may_have_fewer_seeds(place):
+    bench = bench_at(place, seeds=4, secondary_seeds=2, arms=PLAN["arms"][:2])
+    assert [job.num_labels for job in fine_tunings(bench)] == [1] * 8 + [2] * 4
+    found = compare_arms(dataclasses.replace(bench, folder=place / "fewer"), 1, lambda _: None).results
+    assert "4 fine-tunings of every arm (2 with other numbers of labelled patients)" in setting(found)
+    sizes = {num: table_of(bench.plan, fine_tuned(place / "fewer"), num, "noise").shape[:2] for num in (1, 2)}
+    assert sizes == {1: (2, 2), 2: (2, 1)}
+    assert found["core_hours"] >= 0
+    assert found["seeds"]["fine_tuning_of_others"] == 2
 
 
-@pytest.mark.parametrize(
-    ("changes", "word"),
-    [
-        ({"seeds": 3}, "no multiple"),
-        ({"arms": PLAN["arms"][1:]}, "one of them is scratch"),
-        ({"arms": [PLAN["arms"][0], PLAN["arms"][0]]}, "names of their own"),
-        ({"arms": [PLAN["arms"][0], {"name": "x", "source": "synthetic"}]}, "have a run"),
-        ({"arms": [PLAN["arms"][0], {"name": "x", "source": "real", "run": "run"}]}, "have a run"),
-    ],
-)
-def test_a_plan_that_cannot_be_meant_is_refused(changes, word):
-    with pytest.raises(ConfigError, match=word):
-        parse(SegmentationPlan, PLAN | changes, "plan")
+def test_a_job_says_how_long_its_core_worked():
+    found = timed(0.2, lambda seconds, _: busy_for(seconds), None)
+    assert found["done"]
+    assert 0.2 <= found["seconds"] < 0.4
 
 
-@pytest.mark.parametrize("file", sorted(CONFIGS.glob("segmentation-*.yaml")), ids=lambda file: file.stem)
-def test_a_committed_plan_can_be_meant_and_its_smoke_version_is_short(file):
-    plan = load_plan(file)
-    assert plan.name == file.stem
-    smoke = plan.smoke()
-    assert parse(SegmentationPlan, smoke.model_dump(), "smoke") == smoke
-    assert smoke.arms == plan.arms
-    assert len(fine_tunings(smoke)) == 2 * len(plan.arms)
-    assert smoke.key != plan.key
+def busy_for(seconds):
+    started = time.process_time()
+    while time.process_time() - started < seconds:
+        pass
+    time.sleep(seconds)  # waiting is not counted
+    return {"done": True}
 
 
-def test_a_plan_of_no_study_is_refused(tmp_path):
-    (tmp_path / "plan.yaml").write_text(yaml.safe_dump(PLAN))
-    with pytest.raises(ConfigError, match=r"no tiny\.yaml"):
-        load_plan(tmp_path / "plan.yaml")
-    (tmp_path / "tiny.yaml").touch()
-    assert load_plan(tmp_path / "plan.yaml") == parse(SegmentationPlan, PLAN, "plan")
+def fine_tuned(folder):
+    return [json.loads(file.read_text()) for file in folder.rglob("jobs/fine-tuning/*.json")]
 
 
 def test_labelled_patients_are_drawn_by_the_seed_one_exam_each_and_small_sets_lie_in_larger_ones(place):
@@ -229,7 +165,7 @@ def test_a_test_patient_in_another_set_stops_the_experiment_by_either_side(cohor
     planted = dataclasses.replace(
         cohorts["test"].datasets[0], exams=tuple(e for e in exams if e.exam.endswith(f"0-{side}"))
     )
-    cohort = Cohort(part, (*cohorts[part].datasets, planted))
+    cohort = Cohort(part, (*cohorts[part].datasets, planted), ())
     with pytest.raises(LeakageError, match=f"1 test patients are among the {part} patients, such as atest0"):
         refuse_leakage(cohorts["test"], [cohort], {})
 
@@ -237,7 +173,7 @@ def test_a_test_patient_in_another_set_stops_the_experiment_by_either_side(cohor
 def test_a_test_patient_s_image_under_another_name_stops_the_experiment(cohorts):
     dataset = cohorts["test"].datasets[0]
     renamed = tuple(dataclasses.replace(exam, patient="somebody else") for exam in dataset.exams)
-    cohort = Cohort("generator", (dataclasses.replace(dataset, exams=renamed),))
+    cohort = Cohort("generator", (dataclasses.replace(dataset, exams=renamed),), ())
     with pytest.raises(LeakageError, match="2 test patients are among the generator patients"):
         refuse_leakage(cohorts["test"], [cohort], {})
 
@@ -250,13 +186,164 @@ def test_a_generator_that_saw_a_test_patient_stops_the_experiment(place, cohorts
         refuse_leakage(cohorts["test"], [], {"federated": run})
 
 
+def test_a_public_model_that_saw_a_test_patient_stops_the_experiment(cohorts, tmp_path):
+    source = {"sites": {}, "images": [], "public_images": sorted(cohorts["test"].patient_of_image)[:1]}
+    RunFolder.create_or_resume(tmp_path / "run", small_study(SITES), source=source)
+    with pytest.raises(LeakageError, match="1 test patients are among the generator of private"):
+        refuse_leakage(cohorts["test"], [], {"private": tmp_path / "run"})
+
+
+def test_a_generator_that_does_not_say_whom_it_saw_is_refused(cohorts, tmp_path):
+    RunFolder.create_or_resume(tmp_path / "run", small_study(SITES), source={"sites": {}})
+    with pytest.raises(DataError, match="does not say which images"):
+        refuse_leakage(cohorts["test"], [], {"federated": tmp_path / "run"})
+
+
+def test_a_private_generator_that_does_not_say_what_its_public_model_saw_is_refused(
+    cohorts, tmp_path, monkeypatch
+):
+    private = small_study(SITES).model_copy(update={"privacy": "some"})
+    RunFolder.create_or_resume(tmp_path / "run", small_study(SITES), source={"sites": {}, "images": []})
+    refuse_leakage(cohorts["test"], [], {"federated": tmp_path / "run"})
+    monkeypatch.setattr(RunFolder, "study", lambda _: private)
+    with pytest.raises(DataError, match="does not say which images"):
+        refuse_leakage(cohorts["test"], [], {"private": tmp_path / "run"})
+
+
+def test_networks_of_another_run_other_volumes_or_another_study_are_not_taken_for_these(place, tmp_path):
+    bench = bench_at(place)
+    longer = bench.study.model_copy(update={"seed": bench.study.seed + 1})
+    assert dataclasses.replace(bench, study=longer).work != bench.work
+    copied = tmp_path / "volumes"
+    shutil.copytree(bench.data, copied)
+    assert dataclasses.replace(bench, data=copied, folder=tmp_path).work.name == bench.work.name
+    name = next(exam for exam, *_, part in rows() if part == "labelled")
+    changed = nib.load(copied / "labels" / f"{name}.nii.gz")
+    nib.save(
+        nib.Nifti1Image(1 - np.asarray(changed.dataobj), np.eye(4)), copied / "labels" / f"{name}.nii.gz"
+    )
+    assert dataclasses.replace(bench, data=copied, folder=tmp_path).work.name != bench.work.name
+    arm = bench.plan.arm("federated")
+    other = small_study(SITES).model_copy(update={"seed": 99})
+    RunFolder.create_or_resume(tmp_path / "runs" / "run", other, source={"sites": {}})
+    Federation(tmp_path / "runs" / "run", other, {site: place / "of-sites" / site for site in SITES}).run()
+    assert dataclasses.replace(bench, runs=tmp_path / "runs").key_of(arm) != bench.key_of(arm)
+
+
+def test_nor_are_those_of_another_version_of_the_code(place, monkeypatch):
+    bench = bench_at(place)
+    work = bench.work
+    monkeypatch.setattr("experiments.segmentation.arms.code_digest", lambda _: "another version")
+    assert bench_at(place).work != work
+
+
+def test_a_generator_that_was_not_trained_to_the_end_is_missing(place, tmp_path):
+    run = tmp_path / "runs" / "run"
+    shutil.copytree(place / "runs" / "run", run)
+    bench = dataclasses.replace(bench_at(place), runs=tmp_path / "runs")
+    assert bench.missing == ["local"]
+    last = max(run.glob("checkpoints/diffusion-*"))
+    shutil.rmtree(last)
+    assert bench.missing == ["federated", "one volume", "local"]
+
+
+def test_a_test_patient_without_any_class_is_refused_before_anything_is_computed(place):
+    bench = bench_at(place, classes=[{"name": "empty", "values": [7]}])
+    with pytest.raises(DataError, match="4 test patients have no voxel of any class"):
+        compare_arms(bench, 1, lambda _: None)
+
+
+def test_classes_are_the_values_that_the_plan_names_and_all_else_is_background(place):
+    stored = bench_at(place).cohort("test").label_maps()
+    assert set(stored.unique().tolist()) == {0, 1}
+    empty, both = {"name": "empty", "values": [7]}, {"name": "both", "values": [1, 3]}
+    assert torch.equal(bench_at(place, classes=[empty, both]).cohort("test").label_maps(), 2 * stored)
+    assert not bench_at(place, classes=[empty]).cohort("test").label_maps().any()
+
+
+def test_label_maps_may_lie_in_another_folder(place, tmp_path):
+    weak = tmp_path / "volumes"
+    shutil.copytree(place / "data" / "volumes", weak)
+    (weak / "labels").rename(weak / "labels_weak")
+    bench = dataclasses.replace(bench_at(place, label_folder="labels_weak"), data=weak, folder=tmp_path / "x")
+    expected = bench_at(place).cohort("test").label_maps()
+    for _ in range(2):  # the second time the view is there
+        assert torch.equal(dataclasses.replace(bench).cohort("test").label_maps(), expected)
+
+
+def test_pretrained_weights_load_into_plain_monai_as_the_printed_lines_say(place, tmp_path):
+    folder = next((place / "experiment").glob("*/pretrained/federated-*-p0-v0"))
+    lines = export_weights(folder, tmp_path / "weights.safetensors")
+    said = {}
+    exec(lines, said)  # noqa: S102  what a reader would paste
+    assert isinstance(said["network"], SegResNet)
+    stored = read_tensor_folder(folder)[0]["backbone"]
+    assert all(torch.equal(said["network"].state_dict()[name], value) for name, value in stored.items())
+    volumes = torch.randn(1, 1, 8, 8, 8)
+    ours = SegmentationNetwork.fresh(NetworkConfig(), 1, 4, torch.Generator().manual_seed(0))
+    ours.backbone.load_state_dict(stored)
+    with torch.no_grad():
+        assert torch.allclose(said["network"].eval()(volumes), ours.eval()(volumes)[0], atol=1e-5)
+    with pytest.raises(DataError, match="exists"):
+        export_weights(folder, tmp_path / "weights.safetensors")
+    with pytest.raises(DataError, match="holds no pretrained"):
+        export_weights(next((place / "runs" / "run" / "checkpoints").iterdir()), tmp_path / "other")
+
+
+def test_a_set_that_was_stopped_before_its_first_volume_is_made_by_a_second_call(
+    place, tmp_path, monkeypatch
+):
+    model = load_released_model(RunFolder.open(place / "runs" / "run"), CPU)
+
+    def stopped(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("server.synthesis._sample", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        synthesize(model, tmp_path / "set", 2, 0)
+    monkeypatch.undo()
+    assert len(synthesize(model, tmp_path / "set", 2, 0)["volumes"]) == 2
+
+
+def test_any_folder_of_volumes_is_an_arm_and_one_that_holds_a_test_patient_s_image_is_refused(
+    place, tmp_path
+):
+    folder = tmp_path / "runs" / "shared"
+    folder.mkdir(parents=True)
+    images = place / "data" / "volumes" / "images"
+    for exam, *_, part in rows():
+        if part == "generator":
+            shutil.copy(images / f"{exam}.nii.gz", folder / f"renamed-{exam}.nii.gz")
+    arms = [PLAN["arms"][0], {"name": "shared", "source": "folder", "folder": "shared"}]
+    bench = dataclasses.replace(bench_at(place, arms=arms), runs=tmp_path / "runs", folder=tmp_path / "work")
+    found = compare_arms(bench, 1, lambda _: None).results
+    assert list(found["labels"]["1"]["arms"]) == ["scratch", "shared"]
+    before = bench.key_of(bench.plan.arm("shared"))
+    test = next(exam for exam, *_, part in rows() if part == "test")
+    shutil.copy(images / f"{test}.nii.gz", folder / "who.nii.gz")
+    with pytest.raises(LeakageError, match="1 test patients are among the shared patients"):
+        compare_arms(bench, 1, lambda _: None)
+    assert bench.key_of(bench.plan.arm("shared")) != before
+    shutil.rmtree(folder)
+    assert bench.missing == ["shared"]
+
+
+def test_public_phantoms_fill_the_study_s_voxels_with_a_whole_breast(place):
+    small = bench_at(place).study.volume
+    for shape in ((32, 32, 32), (32, 48, 32)):
+        scanner = public_hospital(small.model_copy(update={"shape": shape})).scanner
+        assert scanner.shape == shape
+        edges = [size * spacing for size, spacing in zip(shape, scanner.spacing_mm, strict=True)]
+        assert edges == pytest.approx([46 * 3.6] * 3)
+
+
 def test_every_source_gives_as_many_volumes_as_asked_for_of_the_study_s_shape(place, tmp_path):
     bench = bench_at(place)
     spec = bench.study.volume
     synthetic = Synthetic(place / "runs" / "run", tmp_path, CPU)
     sources = [
         Noise(spec),
-        Phantoms(spec, stranger(spec)),
+        Phantoms(spec, public_hospital(spec)),
         synthetic,
         OneVolume(synthetic),
         Real(bench.cohort("generator")),
@@ -271,44 +358,3 @@ def test_every_source_gives_as_many_volumes_as_asked_for_of_the_study_s_shape(pl
         assert not torch.equal(volumes, source.volumes(4, 1))
     with pytest.raises(DataError, match="13 volumes are wanted of 12"):
         sources[-1].volumes(13, 0)
-
-
-def figures(arm, seed, dice):
-    return {"arm": arm, "labels": 1, "seed": seed, "scores": {DICE: dice}}
-
-
-def test_dice_is_laid_out_by_pretraining_seed_and_averaged_over_classes():
-    plan = parse(SegmentationPlan, PLAN | {"seeds": 4, "classes": ["x", "y"]}, "plan")
-    made = [figures("noise", seed, [[seed, seed + 2.0], [10 * seed, 10 * seed]]) for seed in range(4)]
-    table = table_of(plan, made, 1, "noise")
-    assert table.tolist() == [[[1, 0], [3, 20]], [[2, 10], [4, 30]]]
-    with pytest.raises(MetricError, match="no fine-tuning of seed 3"):
-        table_of(plan, made[:3], 1, "noise")
-
-
-def test_an_arm_that_is_better_is_said_to_improve_and_one_that_is_not_is_not():
-    plan = parse(SegmentationPlan, PLAN | {"pretraining_seeds": 4, "seeds": 8, "labels": [1]}, "plan")
-    generator = torch.Generator().manual_seed(0)
-
-    def made(arm, mean):
-        return [
-            figures(arm, seed, (mean + 0.02 * torch.randn(12, 1, generator=generator)).tolist())
-            for seed in range(8)
-        ]
-
-    found = summary_of(
-        plan, [*made("scratch", 0.5), *made("noise", 0.5), *made("federated", 0.6), *made("real", 0.6)]
-    )["1"]["differences"]
-    improved = {name for name, difference in found.items() if difference["improves"]}
-    assert improved == {"federated - scratch", "real - scratch", "federated - noise"}
-
-
-def test_every_arm_is_compared_with_scratch_and_the_federation_with_every_other():
-    assert pairs_of(["scratch", "noise", "federated", "real"]) == [
-        ("noise", "scratch"),
-        ("federated", "scratch"),
-        ("real", "scratch"),
-        ("federated", "noise"),
-        ("federated", "real"),
-    ]
-    assert pairs_of(["scratch", "noise"]) == [("noise", "scratch")]

@@ -6,6 +6,7 @@ from collections import Counter, defaultdict
 import pytest
 from real_data import DATA, needs_real_data
 
+from experiments.demo_patients import demo_split, write_demo_patients
 from experiments.splits import PARTS, SPLITS, as_csv, breast_split, hippocampus_split, write_splits
 
 # Patients by site; 8-bit is site a, floats below 1e4 are split over b and c, floats above are at c.
@@ -21,6 +22,12 @@ EXPECTED = {
         "labelled": {"spy1": 3, "spy2": 9},
         "validation": {"spy1": 2, "spy2": 6},
         "test": {"spy1": 11, "spy2": 29},
+    },
+    "demo.csv": {
+        "generator": {"north": 32, "harbor": 24, "valley": 28},
+        "labelled": dict.fromkeys(("north", "harbor", "valley"), 5),
+        "validation": dict.fromkeys(("north", "harbor", "valley"), 1),
+        "test": dict.fromkeys(("north", "harbor", "valley"), 12),
     },
 }
 
@@ -47,11 +54,22 @@ def test_no_patient_is_in_two_parts_or_at_two_sites(name) -> None:
     assert max(len(found) for found in places.values()) == 1
 
 
-@pytest.mark.parametrize(("name", "files"), [("hippocampus.csv", 158), ("breast_dce.csv", 132)])
+@pytest.mark.parametrize(
+    ("name", "files"), [("hippocampus.csv", 158), ("breast_dce.csv", 132), ("demo.csv", 156)]
+)
 def test_every_exam_stands_in_the_table_once(name, files) -> None:
     counts = Counter(row["file"] for row in committed(name))
     assert len(counts) == files
     assert set(counts.values()) == {1}
+
+
+def test_the_demo_s_table_is_what_its_phantoms_are(tmp_path) -> None:
+    assert as_csv(demo_split()) == (SPLITS / "demo.csv").read_text()
+    table = write_demo_patients(tmp_path / "tiny", tiny=True)
+    assert table.is_absolute()
+    assert table.read_text() == as_csv(demo_split(tiny=True))
+    exams = {path.name.removesuffix(".nii.gz") for path in (tmp_path / "tiny" / "labels").iterdir()}
+    assert exams == {row.file for row in demo_split(tiny=True)}
 
 
 @needs_real_data

@@ -15,8 +15,9 @@ class LargeGround(Ground):
     name = "large"
     sites = (VICTIM, "south")
     runs = OF_A_LARGE_MODEL
-    # Half of the first order is zeros, which Flower sends once.
-    first, spare = 2, 1
+    # Before, half of an order is one piece over and over, which Flower sends once: layers that begin as zeros
+    # get their first gradient in the second round.
+    first, spare = 3, 1
     tmpfs = ()
 
     def __init__(self, made: Deployment) -> None:

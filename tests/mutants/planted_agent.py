@@ -10,7 +10,7 @@ TRANSPORT = (
 )
 PROCESSES = ("tests/deploy/test_processes.py",)
 GUARD = ("tests/deploy/test_guarded_supernode.py",)
-UPLOADS = ("tests/deploy/test_superlink_uploads.py",)
+UPLOADS = ("tests/deploy/test_superlink_uploads.py", "tests/deploy/test_superlink_connections.py")
 PROVISION = ("tests/deploy/test_provision.py",)
 REVOCATIONS = ("tests/server/test_revocations.py",)
 
@@ -147,6 +147,13 @@ MUTANTS = (
         "        os._exit(1)",
         "        pass",
         GUARD,
+    ),
+    Mutant(
+        "an answer is announced between the driver's two looks",
+        "deploy/superlink_uploads.py",
+        "        with uploads.turn:\n",
+        "        with threading.Lock():\n",
+        UPLOADS,
     ),
     Mutant(
         "a piece that comes again ends the upload",

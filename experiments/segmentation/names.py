@@ -1,0 +1,3 @@
+"""Arms that an experiment knows by name."""
+
+SCRATCH, FEDERATED = "scratch", "federated"
