@@ -54,7 +54,7 @@ format: $(VENV)/.installed-test
 
 # Coordinator and sites as hosts of their own, in network namespaces: needs root, nginx and iproute2.
 e2e: $(VENV)/.installed-test
-	$(BIN)/pytest -m hospitals -s tests/e2e
+	$(BIN)/pytest -m hospitals -s --durations 0 --durations-min 5 tests/e2e
 
 # The server's memory with 4 and with 32 sites and a model of 50 MB; what a round costs beside training. On a quiet
 # machine; about 15 minutes.

@@ -57,6 +57,10 @@ def run(
     smoke: Annotated[
         bool, typer.Option("--smoke", help="All but baselines: minutes, proving nothing.")
     ] = False,
+    arms_from: Annotated[
+        Path | None,
+        typer.Option("--arms-from", help="segmentation-...: results of another machine; its arms are taken."),
+    ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print the results.")] = False,
 ) -> None:
     """Run a comparison, or go on with one.
@@ -75,11 +79,13 @@ def run(
         raise ConfigError(f"{name} has no single studies", "leave --study out")
     if name == BASELINES and smoke:
         raise ConfigError(f"{name} has no smoke version", "leave --smoke out")
+    if arms_from is not None and name not in SEGMENTATION:
+        raise ConfigError(f"{name} takes no arms over", "leave --arms-from out")
     folder = runs / (f"{name}-smoke" if smoke else name)
     if name == PRIVACY_UTILITY:
         results = _run_privacy_utility(data, folder, threads, smoke)
     elif name in SEGMENTATION:
-        results = _run_segmentation(name, data, runs, folder, threads, smoke)
+        results = _run_segmentation(name, data, runs, folder, threads, smoke, arms_from)
     else:
         results = _run_baselines(data, study, folder, threads)
     if json:
@@ -153,13 +159,14 @@ def _run_privacy_utility(data: Path, folder: Path, workers: int, smoke: bool) ->
 
 
 def _run_segmentation(
-    name: str, data: Path, runs: Path, folder: Path, workers: int, smoke: bool
+    name: str, data: Path, runs: Path, folder: Path, workers: int, smoke: bool, arms_from: Path | None
 ) -> dict[str, Any]:
     # Networks, losses and measures of MONAI: seconds that no other command needs.
     import torch
 
     from experiments.segmentation import arms
     from experiments.segmentation.compare import compare_arms
+    from experiments.segmentation.compared import Compared
     from experiments.segmentation.plan import load_plan
     from experiments.segmentation.plot import plot_segmentation
 
@@ -167,7 +174,8 @@ def _run_segmentation(
     device = torch.device("cpu")
     plan = plan.smoke() if smoke else plan
     bench = arms.Bench.of_files(plan, CONFIGS, data, runs, folder / "work", device)
-    found = compare_arms(bench, workers, _say)
+    earlier = None if arms_from is None else Compared.load(arms_from)
+    found = compare_arms(bench, workers, _say, earlier)
     found.write(folder, name)
     plot_segmentation(found.results, folder / f"{name}.png")
     return {name: found.results}

@@ -114,6 +114,25 @@ def reached(plan: SegmentationPlan, figures: Sequence[Figures], num_labels: int,
     }
 
 
+def by_site(plan: SegmentationPlan, figures: Sequence[Figures], sites: Sequence[str]) -> dict[str, Any]:
+    """Return each site's test patients and every arm's mean Dice on them, at the first number of labels.
+
+    Args:
+        plan: What was run.
+        figures: Of its fine-tunings.
+        sites: Of each test patient, in the order of the figures' scores.
+    """
+    dice = {arm.name: table_of(plan, figures, plan.labels[0], arm.name).mean(dim=(0, 1)) for arm in plan.arms}
+    found = {}
+    for site in dict.fromkeys(sites):
+        own = torch.tensor([one == site for one in sites])
+        found[site] = {
+            "patients": int(own.sum()),
+            "dice": {arm: float(values[own].mean()) for arm, values in dice.items()},
+        }
+    return found
+
+
 def _as_json(difference: Difference, plan: SegmentationPlan, holm_p_value: float | None) -> dict[str, Any]:
     """Return a difference with what may be said of it; ``holm_p_value`` is None for the primary one."""
     significant = holm_p_value is None or holm_p_value < SIGNIFICANT

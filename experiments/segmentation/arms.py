@@ -150,13 +150,18 @@ class Bench:
         """Return the folder of an arm's generator, if it has one."""
         return self.runs / arm.run if arm.run is not None else None
 
-    @cached_property
+    @property
     def work(self) -> Path:
-        """Where the jobs' files lie: those of this plan, study, volumes and code, and no others."""
+        """Where the jobs' files lie: those of this basis, and no others."""
+        return self.folder / self.basis
+
+    @cached_property
+    def basis(self) -> str:
+        """What tells figures of this plan, study, volumes and code from all others."""
         digests = [dataset.digest for part in PARTS for dataset in self.cohort(part).datasets]
         studies = [study.digest for study in (self.study, self.labelled_study) if study is not None]
         content = "\n".join([self.plan.key, *studies, *digests, self.code])
-        return self.folder / hashlib.sha256(content.encode()).hexdigest()[:12]
+        return hashlib.sha256(content.encode()).hexdigest()[:12]
 
     @cached_property
     def code(self) -> str:
@@ -175,10 +180,11 @@ class Bench:
         return arm.key if run is None else f"{arm.key}-{model_digest(run)[:8]}"
 
     def facts_of(self, arm: ArmConfig) -> dict[str, Any]:
-        """Return how many different volumes an arm's networks are pretrained on, and from which generator."""
+        """Return an arm's key, how many different volumes it is pretrained on, and from which generator."""
         run = self.run_of(arm)
         num = self.plan.num_volumes * arm.times if arm.pretrains else 0
         return {
+            "key": arm.key,
             "volumes": 1 if arm.source == "one_volume" else num,
             "generator": None if run is None else generator_facts(run),
         }

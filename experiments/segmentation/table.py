@@ -35,7 +35,10 @@ def segmentation_latex(results: Results) -> str:
 
 
 def segmentation_tables(results: Results) -> list[Table]:
-    """Return two tables for every number of labels: what each arm reaches, and their differences."""
+    """Return two tables for every number of labels: what each arm reaches, and their differences.
+
+    After the first two comes what each arm reaches at each site, if there are several.
+    """
     tables = []
     for num, found in results["labels"].items():
         weak = ", weak labels" if results["weak_labels"] else ""
@@ -44,6 +47,8 @@ def segmentation_tables(results: Results) -> list[Table]:
             _reached(title, results, found["arms"]),
             _differences(f"{title}: differences", results["standing"], found["differences"]),
         ]
+    if len(results["sites"]) > 1:
+        tables.insert(2, _sites(results))
     return tables
 
 
@@ -113,6 +118,13 @@ def _reached(title: str, results: Results, arms: Mapping[str, Any]) -> Table:
     dice = "Dice" if several else f"Dice {classes[0]}"
     columns = ["arm", "volumes", "label maps", dice, *several, *distances, "not found"]
     return Table(title, columns, rows)
+
+
+def _sites(results: Results) -> Table:
+    sites, num = results["sites"], next(iter(results["labels"]))
+    columns = [f"Dice at {site} ({plural(found['patients'], 'patient')})" for site, found in sites.items()]
+    rows = [[arm, *(f"{found['dice'][arm]:.3f}" for found in sites.values())] for arm in results["arms"]]
+    return Table(f"{plural(int(num), 'labelled patient')}: by site", ["arm", *columns], rows)
 
 
 def _differences(title: str, standing: str, differences: Mapping[str, Any]) -> Table:

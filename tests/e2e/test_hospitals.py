@@ -22,7 +22,7 @@ from tests.e2e.hosts import hospitals, needs_hosts
 pytestmark = needs_hosts
 
 SITES = ("north", "south", "west")
-TRAINING = {"rounds": 3, "local_steps": 4, "batch_size": 2}
+TRAINING = {"rounds": 2, "local_steps": 4, "batch_size": 2}
 
 
 def study():
@@ -46,8 +46,15 @@ def deployment(tmp_path_factory):
         phantoms = hospital.model_copy(update={"num_patients": 6})
         write_hospital(phantoms, folder / "data" / site, SEED)
     with hospitals(folder, study()) as made:
+        for site in SITES:
+            made.fedvox(site, "site", "approve", f"{site}/site.yaml", "--yes", "--runs", 10)
         made.start_all()
         yield made
+
+
+@pytest.fixture(scope="module")
+def undisturbed(deployment):
+    return weights(deployment, "small")
 
 
 def weights(deployment, run):
@@ -122,11 +129,8 @@ def test_a_client_that_does_not_know_the_authority_is_not_fooled_by_another(depl
 
 
 @pytest.mark.parametrize("victim", ["north-agent", "south-connection", "server", "study"])
-def test_a_process_that_is_killed_changes_no_bit_of_the_result(deployment, victim):
-    undisturbed = weights(deployment, "small")
+def test_a_process_that_is_killed_changes_no_bit_of_the_result(deployment, undisturbed, victim):
     name = f"after-{victim}"
-    for site in SITES:
-        deployment.fedvox(site, "site", "approve", f"{site}/site.yaml", "--yes", "--runs", 10)
     run = ("study", "run", "study.yaml", "--server", "--port", 8000, "--name", name, "--json")
     deployment.start("coordinator", "study", *run)
     events = deployment.folder / "runs" / name / "events.jsonl"

@@ -109,11 +109,19 @@ def test_the_commands_of_the_page_run_as_they_stand(desk):
     assert demo == "demo"
     (desk / "runs" / "demo-hospitals").symlink_to(desk / "data" / "demo-hospitals")
     done(desk, *shlex.split(run), "--smoke")
-    (desk / "runs" / "segmentation-demo-smoke").rename(desk / "runs" / "segmentation-demo")
-    assert {line.split()[1] for line in others} == {"table", "export-weights"}
+    ours, elsewhere = desk / "runs" / "segmentation-demo", desk / "elsewhere"
+    smoke = ours.with_name("segmentation-demo-smoke")
+    smoke.rename(ours)
+    elsewhere.mkdir()
+    for ending in ("json", "jsonl"):
+        shutil.copy(ours / f"segmentation-demo.{ending}", elsewhere)
+    assert {line.split()[1] for line in others} == {"run", "table", "export-weights"}
     for line in others:
         words = (sorted(desk.glob(word)) if "*" in word else [word] for word in shlex.split(line))
-        assert done(desk, *chain.from_iterable(words))
+        assert done(desk, *chain.from_iterable(words), *(["--smoke"] if "experiment run" in line else []))
+    assert (smoke / "segmentation-demo.json").read_text() == (
+        elsewhere / "segmentation-demo.json"
+    ).read_text()
 
 
 def test_pretrained_weights_are_exported_for_plain_monai(desk, results):

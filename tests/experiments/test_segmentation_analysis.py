@@ -6,7 +6,7 @@ from segmentation_place import PLAN
 
 from common.errors import MetricError
 from common.frozen import parse
-from experiments.segmentation.analysis import pairs_of, summary_of, table_of
+from experiments.segmentation.analysis import by_site, pairs_of, summary_of, table_of
 from experiments.segmentation.plan import SegmentationPlan
 from experiments.segmentation.scores import DICE
 
@@ -26,6 +26,16 @@ def test_dice_is_laid_out_by_pretraining_seed_and_averaged_over_classes():
     assert table.tolist() == [[[1, 0], [3, 20]], [[2, 10], [4, 30]]]
     with pytest.raises(MetricError, match="no fine-tuning of seed 3"):
         table_of(plan, made[:3], 1, "noise")
+
+
+def test_a_site_s_dice_is_that_of_its_own_patients():
+    plan = parse(SegmentationPlan, PLAN | {"arms": PLAN["arms"][:2]}, "plan")
+    dice = {"scratch": [[0.1], [0.2], [0.6]], "noise": [[0.5], [0.5], [0.9]]}
+    made = [figures(arm, seed, values) for arm, values in dice.items() for seed in range(2)]
+    found = by_site(plan, made, ["b", "a", "b"])
+    assert {site: of["patients"] for site, of in found.items()} == {"b": 2, "a": 1}
+    assert found["b"]["dice"] == pytest.approx({"scratch": 0.35, "noise": 0.7})
+    assert found["a"]["dice"] == pytest.approx({"scratch": 0.2, "noise": 0.5})
 
 
 def test_an_arm_that_is_better_is_said_to_improve_and_one_that_is_not_is_not():

@@ -59,11 +59,13 @@ def test_the_whole_experiment_runs_says_what_is_missing_and_is_not_computed_twic
     assert found["labels"]["1"]["differences"]["federated - scratch"]["holm_p_value"] is None
     assert found["labels"]["2"]["differences"]["federated - scratch"]["holm_p_value"] is not None
     assert found["test_patients"] == 4
+    assert {site: of["patients"] for site, of in found["sites"].items()} == {"a": 2, "b": 2}
     text = json.dumps(found)
     assert not any(patient in text for _, patient, *_ in rows())  # their names stay where they are
     for shown in (segmentation_text(found), segmentation_latex(found)):
         assert "Missing, since their volumes are: local." in shown
         assert "federated - scratch" in shown
+        assert "Dice at a (2 patients)" in shown
         assert "weak" not in shown
     for shown in map(segmentation_text, [found | {"weak_labels": True}]):
         assert "**1 labelled patient, weak labels**" in shown

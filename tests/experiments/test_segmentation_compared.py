@@ -1,0 +1,86 @@
+"""Arms that another machine, or day, computed: taken over whole, from the same basis, or not at all."""
+
+import dataclasses
+
+import pytest
+from segmentation_place import PLAN, bench_at, make_place
+
+from common.errors import ConfigError
+from experiments.segmentation.compare import compare_arms
+from experiments.segmentation.compared import Compared
+
+ARMS = [arm for arm in PLAN["arms"] if arm["name"] != "local"]
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    return make_place(tmp_path_factory.mktemp("segmentation"))
+
+
+@pytest.fixture(scope="module")
+def first_machine(place):
+    """What a machine without generators found."""
+    bench = dataclasses.replace(bench_at(place, arms=ARMS), runs=place / "no runs", folder=place / "first")
+    found = compare_arms(bench, 1, lambda _: None)
+    assert found.results["missing_arms"] == ["federated", "one volume"]
+    found.write(place / "results", "tiny")
+    return Compared.load(place / "results" / "tiny.json")
+
+
+def elsewhere(place, name, **changes):
+    return dataclasses.replace(bench_at(place, **{"arms": ARMS} | changes), folder=place / name)
+
+
+def test_arms_of_two_machines_are_what_one_machine_finds(place, first_machine):
+    said = []
+    both = compare_arms(elsewhere(place, "second"), 1, said.append, first_machine).results
+    alone = compare_arms(elsewhere(place, "alone"), 1, lambda _: None).results
+    timeless = {"core_hours": 0.0}
+    assert both | timeless == alone | timeless
+    assert both["missing_arms"] == []
+    assert [line for line in said if "taken" in line] == [
+        f"{arm}: taken from earlier results" for arm in ("scratch", "noise", "real")
+    ]
+    made = {file.name for file in (place / "second").rglob("jobs/*/*.json")}
+    assert made
+    assert not any(name.startswith(("scratch", "noise", "real")) for name in made)
+
+
+def test_taken_arms_need_no_generator_here_and_cost_what_they_cost(place, first_machine):
+    complete = compare_arms(elsewhere(place, "third"), 1, lambda _: None, first_machine)
+    bench = dataclasses.replace(elsewhere(place, "fourth"), runs=place / "no runs")
+    again = compare_arms(bench, 1, lambda _: None, complete)
+    assert again.results == complete.results
+    assert not list((place / "fourth").rglob("jobs/*/*.json"))
+
+
+def test_an_arm_whose_settings_changed_is_computed_anew(place, first_machine):
+    changed = [arm | {"fine_tuning_times": 2} if arm["name"] == "real" else arm for arm in ARMS]
+    said = []
+    compare_arms(elsewhere(place, "fifth", arms=changed), 1, said.append, first_machine)
+    assert "noise: taken from earlier results" in said
+    assert "real: taken from earlier results" not in said
+    made = {file.name.partition("-")[0] for file in (place / "fifth").rglob("jobs/fine-tuning/*.json")}
+    assert made == {"federated", "one volume", "real"}
+
+
+@pytest.mark.parametrize(
+    "changes", [{"num_volumes": 5}, {"fine_tuning": {"steps": 3, "batch_size": 2}}, {"pretext": {"block": 2}}]
+)
+def test_results_of_other_settings_are_refused(place, first_machine, changes):
+    with pytest.raises(ConfigError, match="other volumes, code, study or settings"):
+        compare_arms(elsewhere(place, "sixth", **changes), 1, lambda _: None, first_machine)
+
+
+@pytest.mark.parametrize("changes", [{"labels": [1]}, {"labels": [2, 1, 3]}, {"seeds": 4}])
+def test_arms_of_fewer_or_other_fine_tunings_are_refused(place, first_machine, changes):
+    with pytest.raises(ConfigError, match="other numbers of labels or seeds than the plan"):
+        compare_arms(elsewhere(place, "seventh", **changes), 1, lambda _: None, first_machine)
+
+
+def test_results_without_their_figures_are_refused(tmp_path):
+    with pytest.raises(ConfigError, match=r"tiny\.json"):
+        Compared.load(tmp_path / "tiny.json")
+    (tmp_path / "tiny.json").write_text("{}")
+    with pytest.raises(ConfigError, match=r"tiny\.jsonl"):
+        Compared.load(tmp_path / "tiny.json")
