@@ -1,8 +1,9 @@
 """`fedvox experiment`: the comparisons behind the numbers in docs/results.md."""
 
 import json as json_module
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -12,11 +13,14 @@ from common.errors import ConfigError
 from experiments.baselines.compare import compare, write_results
 from experiments.baselines.table import comparison_text
 from experiments.privacy_utility.compare import compare_privacy
-from experiments.privacy_utility.jobs import Bench
+from experiments.privacy_utility.jobs import Bench as PrivacyBench
 from experiments.privacy_utility.plot import plot_privacy_utility
 from experiments.privacy_utility.settings import Settings, smoke_settings
 from experiments.privacy_utility.table import privacy_utility_text
 from experiments.segmentation.table import segmentation_latex, segmentation_text
+
+if TYPE_CHECKING:
+    from experiments.segmentation.arms import Bench as SegmentationBench
 
 experiment_app = typer.Typer(help="Run a comparison.", no_args_is_help=True, rich_markup_mode="rich")
 
@@ -57,6 +61,9 @@ def run(
     smoke: Annotated[
         bool, typer.Option("--smoke", help="All but baselines: minutes, proving nothing.")
     ] = False,
+    arm: Annotated[
+        list[str] | None, typer.Option("--arm", help="segmentation-...: compute only this one; repeat it.")
+    ] = None,
     arms_from: Annotated[
         Path | None,
         typer.Option("--arms-from", help="segmentation-...: results of another machine; its arms are taken."),
@@ -79,13 +86,14 @@ def run(
         raise ConfigError(f"{name} has no single studies", "leave --study out")
     if name == BASELINES and smoke:
         raise ConfigError(f"{name} has no smoke version", "leave --smoke out")
-    if arms_from is not None and name not in SEGMENTATION:
-        raise ConfigError(f"{name} takes no arms over", "leave --arms-from out")
+    if (arm or arms_from is not None) and name not in SEGMENTATION:
+        raise ConfigError(f"{name} has no arms to choose", "leave --arm and --arms-from out")
     folder = runs / (f"{name}-smoke" if smoke else name)
     if name == PRIVACY_UTILITY:
         results = _run_privacy_utility(data, folder, threads, smoke)
     elif name in SEGMENTATION:
-        results = _run_segmentation(name, data, runs, folder, threads, smoke, arms_from)
+        bench = _segmentation_bench(name, data, runs, folder, smoke)
+        results = {name: _run_segmentation(bench, folder, threads, arms_from, arm or ())}
     else:
         results = _run_baselines(data, study, folder, threads)
     if json:
@@ -152,33 +160,36 @@ def _run_baselines(data: Path, study: list[str] | None, folder: Path, threads: i
 
 def _run_privacy_utility(data: Path, folder: Path, workers: int, smoke: bool) -> dict[str, Any]:
     settings = smoke_settings() if smoke else Settings()
-    results = compare_privacy(data, Bench(folder / "work", settings, workers, _say))
+    results = compare_privacy(data, PrivacyBench(folder / "work", settings, workers, _say))
     write_results(folder / f"{PRIVACY_UTILITY}.json", results)
     plot_privacy_utility(results, folder / f"{PRIVACY_UTILITY}.png")
     return {PRIVACY_UTILITY: results}
 
 
-def _run_segmentation(
-    name: str, data: Path, runs: Path, folder: Path, workers: int, smoke: bool, arms_from: Path | None
-) -> dict[str, Any]:
+def _segmentation_bench(name: str, data: Path, runs: Path, folder: Path, smoke: bool) -> "SegmentationBench":
     # Networks, losses and measures of MONAI: seconds that no other command needs.
     import torch
 
-    from experiments.segmentation import arms
-    from experiments.segmentation.compare import compare_arms
-    from experiments.segmentation.compared import Compared
+    from experiments.segmentation.arms import Bench
     from experiments.segmentation.plan import load_plan
-    from experiments.segmentation.plot import plot_segmentation
 
     plan = load_plan(CONFIGS / f"{name}.yaml")
-    device = torch.device("cpu")
     plan = plan.smoke() if smoke else plan
-    bench = arms.Bench.of_files(plan, CONFIGS, data, runs, folder / "work", device)
+    return Bench.of_files(plan, CONFIGS, data, runs, folder / "work", torch.device("cpu"))
+
+
+def _run_segmentation(
+    bench: "SegmentationBench", folder: Path, workers: int, arms_from: Path | None, only: Sequence[str]
+) -> dict[str, Any]:
+    from experiments.segmentation.compare import compare_arms
+    from experiments.segmentation.compared import Compared
+    from experiments.segmentation.plot import plot_segmentation
+
     earlier = None if arms_from is None else Compared.load(arms_from)
-    found = compare_arms(bench, workers, _say, earlier)
-    found.write(folder, name)
-    plot_segmentation(found.results, folder / f"{name}.png")
-    return {name: found.results}
+    found = compare_arms(bench, workers, _say, earlier, only)
+    found.write(folder, bench.plan.name)
+    plot_segmentation(found.results, folder / f"{bench.plan.name}.png")
+    return found.results
 
 
 def _say(text: str) -> None:

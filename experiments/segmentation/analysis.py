@@ -33,7 +33,7 @@ def summary_of(plan: SegmentationPlan, figures: Sequence[Figures]) -> dict[str, 
         figures: Of its fine-tunings.
     """
     arms = [arm.name for arm in plan.arms if any(f["arm"] == arm.name for f in figures)]
-    pairs = [*pairs_of(arms), *plan.also]
+    pairs = [*pairs_of(arms), *(pair for pair in plan.also if set(pair) <= set(arms))]
     found = {num: {pair: compared(plan, figures, num, *pair) for pair in pairs} for num in plan.labels}
     primary = _name(plan.labels[0], (FEDERATED, SCRATCH)) if plan.standing == "primary" else None
     p_values = {
@@ -60,7 +60,7 @@ def _name(num_labels: int, pair: Pair) -> str:
 
 def pairs_of(arms: Sequence[str]) -> list[Pair]:
     """Return the comparisons: every arm against scratch, and the federation's volumes against all others."""
-    against_scratch = [(arm, SCRATCH) for arm in arms if arm != SCRATCH]
+    against_scratch = [(arm, SCRATCH) for arm in arms if arm != SCRATCH and SCRATCH in arms]
     others = [(FEDERATED, arm) for arm in arms if arm not in (FEDERATED, SCRATCH)]
     return against_scratch + (others if FEDERATED in arms else [])
 

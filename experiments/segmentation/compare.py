@@ -1,6 +1,6 @@
 """One experiment from its plan to its results; a second call goes on where the first stopped."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -22,12 +22,17 @@ from experiments.segmentation.jobs import (
     timed,
 )
 from experiments.segmentation.names import SCRATCH
+from experiments.segmentation.plan import SegmentationPlan
 from experiments.splits import PARTS
 from server.run_folder import versions
 
 
 def compare_arms(
-    bench: Bench, workers: int, say: Callable[[str], None], earlier: Compared | None = None
+    bench: Bench,
+    workers: int,
+    say: Callable[[str], None],
+    earlier: Compared | None = None,
+    only: Sequence[str] = (),
 ) -> Compared:
     """Return what an experiment found.
 
@@ -36,21 +41,24 @@ def compare_arms(
         workers: Processes that do the jobs.
         say: Told what is done.
         earlier: Results of another machine or day, whose arms are taken over.
+        only: If given, no other arms are computed here.
 
     Raises:
         LeakageError: A test patient was seen by a generator, or is among those of another part.
-        ConfigError: No arm but scratch is left, or the earlier results are not of this experiment.
+        ConfigError: No arm but scratch is left, an arm is not in the plan, or the earlier results are not of
+            this experiment.
         DataError: A test patient has no voxel of any class.
     """
     taken = None if earlier is None else earlier.of_arms(bench.plan, bench.basis)
     known = {} if taken is None else taken.results["arms"]
-    missing = [name for name in bench.missing if name not in known]
+    without_volumes = [name for name in bench.missing if name not in known]
+    missing = [*without_volumes, *_not_asked_for(bench.plan, only, {*known, *without_volumes})]
     plan = bench.plan.without(missing)
-    if [arm.name for arm in plan.arms] == [SCRATCH]:
+    if [arm.name for arm in plan.arms] == [SCRATCH] and not only:
         raise ConfigError(
             f"no run of {bench.runs} is there, for any arm of {plan.name}", "train the generators"
         )
-    for name in missing:
+    for name in without_volumes:
         arm = bench.plan.arm(name)
         say(f"{name}: missing, or not trained to the end: {bench.runs / (arm.run or arm.folder or '')}")
     for name in known:
@@ -85,6 +93,14 @@ def compare_arms(
         "core_hours": round(core_hours, 2),
     }
     return Compared(results, figures)
+
+
+def _not_asked_for(plan: SegmentationPlan, only: Sequence[str], known: Collection[str]) -> list[str]:
+    names = [arm.name for arm in plan.arms]
+    for name in only:
+        if name not in names:
+            raise ConfigError(f"{plan.name} has no arm {name}", f"its arms: {', '.join(names)}")
+    return [name for name in names if only and name not in only and name not in known]
 
 
 def _sites_of(bench: Bench) -> list[str]:

@@ -28,6 +28,7 @@ from common.metrics.bootstrap import LEVEL, Interval, resample_counts
 NUM_RESAMPLES = 4000
 Differences = Float[Tensor, "pretraining seed patient"]
 _TINY = 1e-12  # of the variance of the data: below it a resample has none
+_ROUNDING = 1e-12  # of the largest value: what sums in another order differ by, on other processors
 
 
 @dataclass(frozen=True)
@@ -78,7 +79,7 @@ def paired_t(differences: Differences, level: float = LEVEL) -> Interval:
     from scipy import stats  # half a second that most commands never need
 
     means = _by_pretraining(differences).mean(dim=1)
-    estimate, error = float(means.mean()), float(means.std() / len(means) ** 0.5)
+    estimate, error = float(means.mean()), _error_of(means)
     half = float(stats.t.ppf((1 + level) / 2, len(means) - 1)) * error
     return Interval(estimate, estimate - half, estimate + half, level)
 
@@ -103,15 +104,16 @@ def bootstrap_t(
     once = (torch.ones(1, size, dtype=torch.float64) for size in table.shape)
     (estimate,), (variance,) = _mean_and_variance(table, *once)
     means, variances = _mean_and_variance(table, rows, columns)
-    away = means - estimate
-    has_error = variances > _TINY * table.var()
+    away, rounding = means - estimate, _ROUNDING * table.abs().max()
+    away = torch.where(away.abs() <= rounding, 0.0, away)
+    has_error = variances > torch.maximum(_TINY * table.var(), rounding.square())
     studentised = torch.where(has_error, away / variances.clamp_min(0).sqrt(), away.sign() * torch.inf)
     studentised = torch.where(away == 0, 0.0, studentised)
     tail = (1 - level) / 2
     low, high = (
         float(studentised.kthvalue(_rank(share, num_resamples)).values) for share in (tail, 1 - tail)
     )
-    error = float(variance) ** 0.5
+    error = float(variance) ** 0.5 if variance > rounding.square() else 0.0
     mean = float(estimate)
     return Interval(mean, mean - _times(high, error), mean - _times(low, error), level)
 
@@ -154,10 +156,15 @@ def _p_value(means: Float[Tensor, " pretraining"]) -> float:
     """Return the two-sided p-value of Student's test that the mean is zero."""
     from scipy import stats  # half a second that most commands never need
 
-    error = float(means.std() / len(means) ** 0.5)
+    error = _error_of(means)
     if error == 0:
         return 1.0 if float(means.mean()) == 0 else 0.0
     return 2 * float(stats.t.sf(abs(float(means.mean())) / error, len(means) - 1))
+
+
+def _error_of(means: Float[Tensor, " pretraining"]) -> float:
+    error = float(means.std() / len(means) ** 0.5)
+    return error if error > _ROUNDING * float(means.abs().max()) else 0.0
 
 
 def _rank(share: float, num: int) -> int:

@@ -12,11 +12,17 @@ from experiments.segmentation.names import SCRATCH
 
 
 def plot_segmentation(results: Mapping[str, Any], path: Path) -> None:
-    """Write each arm's gain in Dice with its 95 % interval over pretraining seeds, as a PNG."""
+    """Write each arm's gain in Dice with its 95 % interval over pretraining seeds, as a PNG.
+
+    Nothing is written as long as no arm can be compared with scratch.
+    """
     from matplotlib.figure import Figure  # half a second that most commands never need
 
     labels = {num: results["labels"][num] for num in sorted(results["labels"], key=int)}
-    arms = [arm for arm in next(iter(labels.values()))["arms"] if arm != SCRATCH]
+    first = next(iter(labels.values()))
+    arms = [arm for arm in first["arms"] if f"{arm} - {SCRATCH}" in first["differences"]]
+    if not arms:
+        return
     figure = Figure(figsize=(1.5 + 2.6 * len(labels), 1.4 + 0.36 * len(arms)), layout="constrained")
     panels = figure.subplots(1, len(labels), squeeze=False, sharey=True, sharex=True)[0]
     for axes, (num, found) in zip(panels, labels.items(), strict=True):

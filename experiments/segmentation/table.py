@@ -35,20 +35,20 @@ def segmentation_latex(results: Results) -> str:
 
 
 def segmentation_tables(results: Results) -> list[Table]:
-    """Return two tables for every number of labels: what each arm reaches, and their differences.
+    """Return what each arm reaches, and their differences, for every number of labels.
 
-    After the first two comes what each arm reaches at each site, if there are several.
+    After those of the first number comes what each arm reaches at each site, if there are several.
     """
     tables = []
     for num, found in results["labels"].items():
         weak = ", weak labels" if results["weak_labels"] else ""
         title = f"{plural(int(num), 'labelled patient')}{weak}"
-        tables += [
-            _reached(title, results, found["arms"]),
-            _differences(f"{title}: differences", results["standing"], found["differences"]),
-        ]
-    if len(results["sites"]) > 1:
-        tables.insert(2, _sites(results))
+        is_first = not tables
+        tables.append(_reached(title, results, found["arms"]))
+        if found["differences"]:
+            tables.append(_differences(f"{title}: differences", results["standing"], found["differences"]))
+        if is_first and len(results["sites"]) > 1:
+            tables.append(_sites(f"{title}: by site", results))
     return tables
 
 
@@ -95,7 +95,9 @@ def limits(results: Results) -> list[str]:
         if made["privacy"]
     ]
     if results["missing_arms"]:
-        found.append(f"Missing, since their volumes are: {', '.join(results['missing_arms'])}.")
+        found.append(
+            f"Missing, having no generator here or not being asked for: {', '.join(results['missing_arms'])}."
+        )
     return found
 
 
@@ -120,11 +122,11 @@ def _reached(title: str, results: Results, arms: Mapping[str, Any]) -> Table:
     return Table(title, columns, rows)
 
 
-def _sites(results: Results) -> Table:
-    sites, num = results["sites"], next(iter(results["labels"]))
+def _sites(title: str, results: Results) -> Table:
+    sites = results["sites"]
     columns = [f"Dice at {site} ({plural(found['patients'], 'patient')})" for site, found in sites.items()]
     rows = [[arm, *(f"{found['dice'][arm]:.3f}" for found in sites.values())] for arm in results["arms"]]
-    return Table(f"{plural(int(num), 'labelled patient')}: by site", ["arm", *columns], rows)
+    return Table(title, ["arm", *columns], rows)
 
 
 def _differences(title: str, standing: str, differences: Mapping[str, Any]) -> Table:

@@ -197,6 +197,8 @@ def test_a_comparison_that_was_never_run_or_does_not_exist_is_refused(tmp_path):
     [
         (("privacy-utility", "--study", "hippocampus"), "has no single studies"),
         (("baselines", "--smoke"), "has no smoke version"),
+        (("baselines", "--arm", "scratch"), "has no arms to choose"),
+        (("privacy-utility", "--arms-from", "elsewhere.json"), "has no arms to choose"),
         (("baselines", "--study", "liver"), "known: hippocampus, breast_dce"),
     ],
 )

@@ -8,6 +8,8 @@ from segmentation_place import PLAN, bench_at, make_place
 from common.errors import ConfigError
 from experiments.segmentation.compare import compare_arms
 from experiments.segmentation.compared import Compared
+from experiments.segmentation.plot import plot_segmentation
+from experiments.segmentation.table import segmentation_text
 
 ARMS = [arm for arm in PLAN["arms"] if arm["name"] != "local"]
 
@@ -52,6 +54,33 @@ def test_taken_arms_need_no_generator_here_and_cost_what_they_cost(place, first_
     again = compare_arms(bench, 1, lambda _: None, complete)
     assert again.results == complete.results
     assert not list((place / "fourth").rglob("jobs/*/*.json"))
+
+
+def test_one_arm_after_another_is_what_all_together_are(place, first_machine):
+    found, said = None, []
+    for arm in ("real", "scratch", "noise"):
+        bench = elsewhere(place, arm)
+        found = compare_arms(bench, 1, said.append, found, only=[arm])
+        made = {
+            file.name.rpartition("-n")[0][: len(arm)] for file in (place / arm).rglob("jobs/fine-tuning/*")
+        }
+        assert made == {arm}
+        plot_segmentation(found.results, place / f"{arm}.png")
+    assert found.results["labels"] == first_machine.results["labels"]
+    assert found.results["missing_arms"] == ["federated", "one volume"]
+    assert not (place / "real.png").exists()  # there was nothing to compare with
+    assert (place / "noise.png").exists()
+    assert "differences" not in segmentation_text(compared_alone(place))
+
+
+def compared_alone(place):
+    bench = elsewhere(place, "real")
+    return compare_arms(bench, 1, lambda _: None, only=["real"]).results
+
+
+def test_an_arm_that_is_not_in_the_plan_is_refused(place):
+    with pytest.raises(ConfigError, match=r"has no arm lung .its arms: scratch, noise"):
+        compare_arms(elsewhere(place, "none"), 1, lambda _: None, only=["lung"])
 
 
 def test_an_arm_whose_settings_changed_is_computed_anew(place, first_machine):
