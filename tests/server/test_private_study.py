@@ -77,7 +77,8 @@ def test_before_the_first_round_the_released_model_is_the_public_one(public):
     public_study = small_study(("public",))
     with torch.no_grad():
         was = released_model(public_study, public, torch.device("cpu")).denoiser(latents, time, None)
-        assert torch.equal(opened_model(latents, time, None), was)
+        # The same function, in other layers: on some processors the last digits differ.
+        assert torch.allclose(opened_model(latents, time, None), was, rtol=1e-5, atol=1e-5)
     assert sum(t.numel() for t in state.denoiser.values()) < sum(t.numel() for t in public.denoiser.values())
 
 
