@@ -1,6 +1,6 @@
 """One experiment from its plan to its results; a second call goes on where the first stopped."""
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -46,7 +46,7 @@ def compare_arms(
     Raises:
         LeakageError: A test patient was seen by a generator, or is among those of another part.
         ConfigError: No arm but scratch is left, an arm is not in the plan, or the earlier results are not of
-            this experiment.
+            this experiment, or of another training of a generator.
         DataError: A test patient has no voxel of any class.
     """
     taken = None if earlier is None else earlier.of_arms(bench.plan, bench.basis)
@@ -63,7 +63,9 @@ def compare_arms(
         say(f"{name}: missing, or not trained to the end: {bench.runs / (arm.run or arm.folder or '')}")
     for name in known:
         say(f"{name}: taken from earlier results")
-    facts, figures, seconds = _computed(replace(bench, plan=plan.without(list(known))), workers, say)
+    here = replace(bench, plan=plan.without(list(known)))
+    _refuse_two_trainings(plan, known | {arm.name: bench.facts_of(arm) for arm in here.plan.arms})
+    facts, figures, seconds = _computed(here, workers, say)
     core_hours = seconds / 3600
     if taken is not None:
         facts, figures = known | facts, [*taken.figures, *figures]
@@ -101,6 +103,21 @@ def _not_asked_for(plan: SegmentationPlan, only: Sequence[str], known: Collectio
         if name not in names:
             raise ConfigError(f"{plan.name} has no arm {name}", f"its arms: {', '.join(names)}")
     return [name for name in names if only and name not in only and name not in known]
+
+
+def _refuse_two_trainings(plan: SegmentationPlan, facts: Mapping[str, Any]) -> None:
+    """Return if all arms of a run are of one model: a difference between them is else one of trainings."""
+    first: dict[str, tuple[str, str]] = {}
+    for arm in plan.arms:
+        if arm.run is None:
+            continue
+        model = facts[arm.name]["generator"]["model"]
+        name, other = first.setdefault(arm.run, (arm.name, model))
+        if model != other:
+            raise ConfigError(
+                f"{name} and {arm.name} are of two trainings of the generator {arm.run}",
+                "compute both where one of them lies",
+            )
 
 
 def _sites_of(bench: Bench) -> list[str]:

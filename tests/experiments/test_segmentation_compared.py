@@ -56,6 +56,15 @@ def test_taken_arms_need_no_generator_here_and_cost_what_they_cost(place, first_
     assert not list((place / "fourth").rglob("jobs/*/*.json"))
 
 
+def test_arms_of_two_trainings_of_one_generator_are_not_compared(place, first_machine):
+    alone = compare_arms(elsewhere(place, "eighth"), 1, lambda _: None, first_machine, only=["federated"])
+    facts = alone.results["arms"]
+    facts["federated"] = facts["federated"] | {"generator": facts["federated"]["generator"] | {"model": "x"}}
+    with pytest.raises(ConfigError, match="federated and one volume are of two trainings"):
+        compare_arms(elsewhere(place, "ninth"), 1, lambda _: None, alone)
+    assert not list((place / "ninth").rglob("jobs/*/*.json"))  # told before anything was computed
+
+
 def test_one_arm_after_another_is_what_all_together_are(place, first_machine):
     found, said = None, []
     for arm in ("real", "scratch", "noise"):
