@@ -5,7 +5,9 @@ import multiprocessing
 import os
 import random
 import signal
+import statistics
 import time
+from multiprocessing.synchronize import Event
 from pathlib import Path
 
 import pytest
@@ -244,9 +246,10 @@ def test_everything_is_on_the_disk_in_order_before_anything_rests_on_it(tmp_path
     ]
 
 
-def _work(folder: Path, sent: Path, seed: int) -> None:
+def _work(folder: Path, sent: Path, seed: int, opened: Event) -> None:
     """A site that answers orders until it is killed; what leaves is written to ``sent`` at once."""
     ledger, source = Ledger(folder), random.Random(seed)
+    opened.set()
     while True:
         key = order(source.randrange(1, 40))
         if ledger.stored_reply(key) is None:
@@ -257,18 +260,35 @@ def _work(folder: Path, sent: Path, seed: int) -> None:
             file.write(reply + b"\n")
 
 
+def _seconds_for_an_order(folder: Path) -> float:
+    """How long this machine takes to pay for an order and to keep its reply (s), the median of five."""
+    ledger, seconds = Ledger.create(folder), []
+    for index in range(1, 6):
+        start = time.monotonic()
+        ledger.reserve(reserve(order(index), steps=1), LAX, MOST_ROUNDS)
+        ledger.commit(order(index), b"reply")
+        seconds.append(time.monotonic() - start)
+    return statistics.median(seconds)
+
+
 def test_a_kill_at_any_moment_never_lowers_the_ledger_below_what_left(tmp_path, monkeypatch):
-    """Fifty processes, each killed at a random moment; the recount takes only the replies that left."""
+    """Fifty processes, each killed at a random moment; the recount takes only the replies that left.
+
+    The moments are told in orders, not in seconds: on a slow machine too, some replies leave.
+    """
     # Steps instead of epsilon: the budget is not what is tested, and accounting would hide the crashes.
     monkeypatch.setattr("client.private.budget.epsilon", lambda events, _: sum(e.steps for e in events))
     context, source = multiprocessing.get_context("fork"), random.Random(3)
     folder, sent = tmp_path / "ledger", tmp_path / "sent"
     Ledger.create(folder)
-    spent = 0
+    an_order, spent = _seconds_for_an_order(tmp_path / "timed"), 0
     for run in range(50):
-        worker = context.Process(target=_work, args=(folder, sent, run))
+        opened = context.Event()
+        worker = context.Process(target=_work, args=(folder, sent, run, opened))
         worker.start()
-        time.sleep(source.uniform(0.0, 0.06))
+        if run % 5:  # each fifth may die while it opens the ledger
+            assert opened.wait(60)
+        time.sleep(source.uniform(0.0, 3 * an_order))
         os.kill(worker.pid, signal.SIGKILL)
         worker.join()
         events = spent_events(Ledger(folder).entries())

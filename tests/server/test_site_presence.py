@@ -40,7 +40,7 @@ def test_a_site_that_is_offline_for_a_while_loses_nothing():
 
 
 def test_a_site_that_stays_offline_holds_up_one_round_and_no_other(monkeypatch):
-    monkeypatch.setattr(flower_transport, "OFFLINE_S", 0.3)
+    monkeypatch.setattr(flower_transport, "OFFLINE_S", 2.0)
 
     def answer(site, asked):
         return packed(site, asked) if site == "b" else None
@@ -48,7 +48,7 @@ def test_a_site_that_stays_offline_holds_up_one_round_and_no_other(monkeypatch):
     grid = FakeGrid(answer)
     grid.online = {12}
     gone = set()
-    for least, most in ((0.3, 5.0), (0.0, 0.2)):
+    for least, most in ((2.0, 20.0), (0.0, 1.5)):  # the second is over before a wait would be
         started = time.monotonic()
         found, _ = exchange(answer, grid=grid, gone=gone)
         assert [r.site for r in found.reports] == ["b"]
