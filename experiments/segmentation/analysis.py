@@ -26,15 +26,17 @@ Pair = tuple[str, str]
 
 
 def summary_of(plan: SegmentationPlan, figures: Sequence[Figures]) -> dict[str, Any]:
-    """Return means and comparisons for every number of labels.
+    """Return means and comparisons for every number of labels that any arm was fine-tuned with.
 
     Args:
         plan: What was run.
         figures: Of its fine-tunings.
     """
-    arms = [arm.name for arm in plan.arms if any(f["arm"] == arm.name for f in figures)]
-    pairs = [*pairs_of(arms), *(pair for pair in plan.also if set(pair) <= set(arms))]
-    found = {num: {pair: compared(plan, figures, num, *pair) for pair in pairs} for num in plan.labels}
+    arms = {num: [arm.name for arm in plan.arms_at(num)] for num in plan.labels if plan.arms_at(num)}
+    found = {
+        num: {pair: compared(plan, figures, num, *pair) for pair in _pairs_at(plan, names)}
+        for num, names in arms.items()
+    }
     primary = _name(plan.labels[0], (FEDERATED, SCRATCH)) if plan.standing == "primary" else None
     p_values = {
         _name(num, pair): difference.p_value
@@ -44,7 +46,7 @@ def summary_of(plan: SegmentationPlan, figures: Sequence[Figures]) -> dict[str, 
     adjusted = holm({name: value for name, value in p_values.items() if name != primary})
     return {
         str(num): {
-            "arms": {arm: reached(plan, figures, num, arm) for arm in arms},
+            "arms": {arm: reached(plan, figures, num, arm) for arm in arms[num]},
             "differences": {
                 f"{pair[0]} - {pair[1]}": _as_json(difference, plan, adjusted.get(_name(num, pair)))
                 for pair, difference in differences.items()
@@ -52,6 +54,10 @@ def summary_of(plan: SegmentationPlan, figures: Sequence[Figures]) -> dict[str, 
         }
         for num, differences in found.items()
     }
+
+
+def _pairs_at(plan: SegmentationPlan, arms: Sequence[str]) -> list[Pair]:
+    return [*pairs_of(arms), *(pair for pair in plan.also if set(pair) <= set(arms))]
 
 
 def _name(num_labels: int, pair: Pair) -> str:

@@ -64,9 +64,9 @@ class Compared:
             )
         facts = {arm.name: self.results["arms"][arm.name] for arm in plan.arms if self._has(arm)}
         figures = [one for one in self.figures if one["arm"] in facts]
-        wanted = {(num, seed) for num in plan.labels for seed in range(plan.seeds_at(num))}
         for name in facts:
-            if {(one["labels"], one["seed"]) for one in figures if one["arm"] == name} != wanted:
+            found = {(one["labels"], one["seed"]) for one in figures if one["arm"] == name}
+            if found != set(plan.fine_tunings_of(name)):
                 raise ConfigError(
                     f"the results of {name} have other numbers of labels or seeds than the plan",
                     "run it here",

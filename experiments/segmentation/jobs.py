@@ -119,11 +119,13 @@ def pretrainings(bench: Bench) -> list[Pretraining]:
 
 def fine_tunings(bench: Bench) -> list[FineTuning]:
     """Return every network that the plan fine-tunes, those of the primary number of labels first."""
+    plan, keyed = bench.plan, _keyed(bench)
     return [
         FineTuning(arm, key, num_labels, seed)
-        for num_labels in bench.plan.labels
-        for seed in range(bench.plan.seeds_at(num_labels))
-        for arm, key in _keyed(bench)
+        for num_labels in plan.labels
+        for seed in range(plan.seeds_at(num_labels))
+        for arm, key in keyed
+        if arm in plan.arms_at(num_labels)
     ]
 
 

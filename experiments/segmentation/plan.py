@@ -83,6 +83,7 @@ class SegmentationPlan(FrozenModel):
         sampling_seeds: Sets of volumes from each source.
         seeds: Fine-tunings of each arm at each number of labels.
         secondary_seeds: If given, so many instead at every number of labels but the first.
+        secondary_arms: If given, no others are fine-tuned at any number of labels but the first.
         labels: Numbers of labelled patients; the first is the primary one.
         arms: Scratch among them.
         also: Differences to report beside those from scratch and of the federation's arm: pairs of arms.
@@ -107,6 +108,7 @@ class SegmentationPlan(FrozenModel):
     sampling_seeds: int = Field(ge=1)
     seeds: int = Field(ge=2)
     secondary_seeds: int | None = Field(None, ge=2)
+    secondary_arms: tuple[str, ...] | None = Field(None, min_length=1)
     labels: tuple[int, ...] = Field(min_length=1)
     arms: tuple[ArmConfig, ...] = Field(min_length=2)
     also: tuple[tuple[str, str], ...] = ()
@@ -119,9 +121,11 @@ class SegmentationPlan(FrozenModel):
         names = [arm.name for arm in self.arms]
         if len(set(names)) < len(names) or SCRATCH not in names:
             raise ValueError("arms need names of their own, and one of them is scratch")
-        unknown = sorted({name for pair in self.also for name in pair} - set(names))
-        if unknown:
-            raise ValueError(f"also: there is no arm {unknown[0]}")
+        meant = {"also": {name for pair in self.also for name in pair}}
+        meant["secondary_arms"] = set(self.secondary_arms or ())
+        for field, arms in meant.items():
+            if unknown := sorted(arms - set(names)):
+                raise ValueError(f"{field}: there is no arm {unknown[0]}")
         if (self.labelled_study is not None) != any(arm.teacher == "few" for arm in self.arms):
             raise ValueError("labelled_study belongs to arms with teacher few, and only to them")
         for seeds in {self.seeds_at(num_labels) for num_labels in self.labels}:
@@ -146,6 +150,7 @@ class SegmentationPlan(FrozenModel):
             "labels": (),
             "seeds": 0,
             "secondary_seeds": None,
+            "secondary_arms": None,
             "standing": "secondary",
         }
         return fingerprint(self.model_copy(update=left_out))
@@ -158,7 +163,10 @@ class SegmentationPlan(FrozenModel):
         """Return the plan without some arms."""
         arms = tuple(arm for arm in self.arms if arm.name not in names)
         also = tuple(pair for pair in self.also if not set(pair) & set(names))
-        return self.model_copy(update={"arms": arms, "also": also})
+        fewer = self.secondary_arms
+        if fewer is not None:
+            fewer = tuple(name for name in fewer if name not in names)
+        return self.model_copy(update={"arms": arms, "also": also, "secondary_arms": fewer})
 
     def with_run(self, run: str) -> "SegmentationPlan":
         """Return the plan with every generator's run replaced."""
@@ -172,6 +180,7 @@ class SegmentationPlan(FrozenModel):
             "sampling_seeds": 1,
             "seeds": 2,
             "secondary_seeds": None,
+            "secondary_arms": None,
             "labels": self.labels[:1],
             "num_volumes": 4,
         }
@@ -186,6 +195,21 @@ class SegmentationPlan(FrozenModel):
         """Return how many fine-tunings an arm has at a number of labels."""
         primary = num_labels == self.labels[0]
         return self.seeds if primary or self.secondary_seeds is None else self.secondary_seeds
+
+    def arms_at(self, num_labels: int) -> tuple[ArmConfig, ...]:
+        """Return the arms that are fine-tuned at a number of labels."""
+        if num_labels == self.labels[0] or self.secondary_arms is None:
+            return self.arms
+        return tuple(arm for arm in self.arms if arm.name in self.secondary_arms)
+
+    def fine_tunings_of(self, arm: str) -> list[tuple[int, int]]:
+        """Return the number of labels and the seed of each fine-tuning of an arm."""
+        return [
+            (num_labels, seed)
+            for num_labels in self.labels
+            if arm in {one.name for one in self.arms_at(num_labels)}
+            for seed in range(self.seeds_at(num_labels))
+        ]
 
     def pretraining_of(self, seed: int) -> tuple[int, int]:
         """Return the pretraining seed and the sampling seed of a fine-tuning seed."""

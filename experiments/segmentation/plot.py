@@ -26,8 +26,10 @@ def plot_segmentation(results: Mapping[str, Any], path: Path) -> None:
     figure = Figure(figsize=(1.5 + 2.6 * len(labels), 1.4 + 0.36 * len(arms)), layout="constrained")
     panels = figure.subplots(1, len(labels), squeeze=False, sharey=True, sharex=True)[0]
     for axes, (num, found) in zip(panels, labels.items(), strict=True):
-        gains = [found["differences"][f"{arm} - {SCRATCH}"] for arm in arms]
-        for height, gain in enumerate(gains):
+        for height, arm in enumerate(arms):
+            gain = found["differences"].get(f"{arm} - {SCRATCH}")
+            if gain is None:  # not fine-tuned with this number of labels
+                continue
             interval = gain["paired_t"]
             middle = interval["estimate"]
             reach = np.array([[middle - interval["low"]], [interval["high"] - middle]])

@@ -111,6 +111,23 @@ def test_other_numbers_of_labels_may_have_fewer_seeds(place):
     assert found["seeds"]["fine_tuning_of_others"] == 2
 
 
+def test_other_numbers_of_labels_may_have_fewer_arms(place):
+    arms = [arm for arm in PLAN["arms"] if arm["name"] in ("scratch", "noise", "real")]
+    bench = bench_at(place, arms=arms, secondary_arms=["scratch", "noise"])
+    jobs = [(job.num_labels, job.arm.name) for job in fine_tunings(bench)]
+    assert {arm for num, arm in jobs if num == 2} == {"scratch", "noise"}
+    assert {arm for num, arm in jobs if num == 1} == {"scratch", "noise", "real"}
+    whole = dataclasses.replace(bench, folder=place / "fewer arms")
+    alone = compare_arms(whole, 1, lambda _: None, only=["real"])
+    assert list(alone.results["labels"]) == ["1"]
+    found = compare_arms(whole, 1, lambda _: None, earlier=alone).results
+    assert list(found["labels"]["2"]["arms"]) == ["scratch", "noise"]
+    assert list(found["labels"]["2"]["differences"]) == ["noise - scratch"]
+    assert "real" in found["labels"]["1"]["arms"]
+    plot_segmentation(found, place / "fewer arms.png")
+    assert (place / "fewer arms.png").is_file()
+
+
 def test_a_job_says_how_long_its_core_worked():
     found = timed(0.2, lambda seconds, _: busy_for(seconds), None)
     assert found["done"]

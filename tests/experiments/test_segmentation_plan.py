@@ -16,7 +16,12 @@ CONFIGS = Path(__file__).parents[2] / "experiments" / "configs"
 def test_networks_of_another_plan_are_not_taken_for_this_one_s():
     plan = parse(SegmentationPlan, PLAN, "plan")
     longer = parse(SegmentationPlan, PLAN | {"pretraining": {"steps": 3, "batch_size": 2}}, "plan")
-    changes = {"labels": [1, 2, 3], "arms": PLAN["arms"][:2], "secondary_seeds": 4}
+    changes = {
+        "labels": [1, 2, 3],
+        "arms": PLAN["arms"][:2],
+        "secondary_seeds": 4,
+        "secondary_arms": ["scratch"],
+    }
     more = parse(SegmentationPlan, PLAN | changes, "plan")
     assert plan.key != longer.key
     assert plan.key == more.key
@@ -29,6 +34,8 @@ def test_networks_of_another_plan_are_not_taken_for_this_one_s():
     [
         ({"seeds": 3}, "no multiple"),
         ({"secondary_seeds": 3}, "seeds: 3 is no multiple"),
+        ({"secondary_arms": ["nobody"]}, "secondary_arms: there is no arm nobody"),
+        ({"also": [["nobody", "scratch"]]}, "also: there is no arm nobody"),
         ({"arms": PLAN["arms"][1:]}, "one of them is scratch"),
         ({"arms": [PLAN["arms"][0], PLAN["arms"][0]]}, "names of their own"),
         ({"arms": [PLAN["arms"][0], {"name": "x", "source": "synthetic"}]}, "have a run"),
