@@ -5,39 +5,65 @@ usage. A traceback is a bug.
 """
 
 import sys
+from typing import Annotated
 
 import typer
 from rich.markup import escape
 
-from cli.console import err
-from cli.demo import demo
-from cli.evaluate import evaluate
-from cli.experiment import experiment_app
-from cli.privacy import privacy_app
-from cli.provision import provision_app
-from cli.server import server_app
-from cli.site import site_app
-from cli.study import study_app
-from cli.synth import synth
+from cli.console import err, out
+from cli.lazy import Lazy, lazy_group
 from common.errors import FedvoxError
+from common.release import release
+
+COMMANDS = {
+    "demo": Lazy(
+        "cli.demo:demo",
+        "Three phantom hospitals train one generator; you get volumes, metrics, a segmentation and a report.",
+    ),
+    "study": Lazy("cli.study:study_app", "Write, check, run, resume and watch a study."),
+    "synth": Lazy(
+        "cli.synth:synth",
+        "Make synthetic volumes: NIfTI files, a manifest that says how they were made, and a montage.",
+    ),
+    "evaluate": Lazy(
+        "cli.evaluate:evaluate", "Measure reconstruction and synthetic volumes on patients of your choice."
+    ),
+    "server": Lazy("cli.server:server_app", "The coordinator's server."),
+    "site": Lazy("cli.site:site_app", "A hospital's own machine."),
+    "privacy": Lazy("cli.privacy:privacy_app", "Plan patient-level differential privacy, and audit it."),
+    "provision": Lazy(
+        "cli.provision:provision_app",
+        "Start-up kits for the sites of a federation, enrolment, certificates.",
+    ),
+    "experiment": Lazy("cli.experiment:experiment_app", "Run a comparison."),
+}
 
 app = typer.Typer(
     name="fedvox",
+    cls=lazy_group(COMMANDS),
     help="Train one generator of synthetic 3D medical images at many hospitals, without moving a patient.",
     no_args_is_help=True,
     add_completion=False,
+    suggest_commands=False,  # click suggests them already
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
 )
-app.command("demo")(demo)
-app.add_typer(study_app, name="study")
-app.command("synth")(synth)
-app.command("evaluate")(evaluate)
-app.add_typer(server_app, name="server")
-app.add_typer(site_app, name="site")
-app.add_typer(privacy_app, name="privacy")
-app.add_typer(provision_app, name="provision")
-app.add_typer(experiment_app, name="experiment")
+
+
+def _say_release(wanted: bool) -> None:
+    if wanted:
+        out.print(f"fedvox {release()}", highlight=False)
+        raise typer.Exit
+
+
+@app.callback()
+def fedvox(
+    version: Annotated[
+        bool,
+        typer.Option("--version", help="Say which release this is.", callback=_say_release, is_eager=True),
+    ] = False,
+) -> None:
+    """Nothing is common to all commands but their list."""
 
 
 def run() -> None:
