@@ -174,8 +174,8 @@ def _segmentation_bench(name: str, data: Path, runs: Path, folder: Path, smoke: 
     from experiments.segmentation.plan import load_plan
 
     plan = load_plan(CONFIGS / f"{name}.yaml")
-    plan = plan.smoke() if smoke else plan
-    return Bench.of_files(plan, CONFIGS, data, runs, folder / "work", torch.device("cpu"))
+    bench = Bench.of_files(plan, CONFIGS, data, runs, folder / "work", torch.device("cpu"))
+    return bench.smoke() if smoke else bench
 
 
 def _run_segmentation(

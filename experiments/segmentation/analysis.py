@@ -57,7 +57,14 @@ def summary_of(plan: SegmentationPlan, figures: Sequence[Figures]) -> dict[str, 
 
 
 def _pairs_at(plan: SegmentationPlan, arms: Sequence[str]) -> list[Pair]:
-    return [*pairs_of(arms), *(pair for pair in plan.also if set(pair) <= set(arms))]
+    """Return the comparisons of some of a plan's arms.
+
+    An arm that was taught with more labels than scratch has is not compared with it: it answers another
+    question (see `experiments.segmentation.teaching`).
+    """
+    taught_more = {arm.name for arm in plan.arms if arm.teacher in ("synthetic", "real")}
+    pairs = [pair for pair in pairs_of(arms) if not set(pair) & taught_more]
+    return [*pairs, *(pair for pair in plan.also if set(pair) <= set(arms))]
 
 
 def _name(num_labels: int, pair: Pair) -> str:

@@ -2,7 +2,7 @@
 
 import contextlib
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -11,10 +11,11 @@ import torch
 
 from client.dataset import VolumeDataset
 from client.site_config import SiteConfig
-from common.code_digest import code_digest
 from common.errors import ConfigError
 from common.study import Study
+from experiments.segmentation.basis import basis_of
 from experiments.segmentation.cohort import Cohort
+from experiments.segmentation.few_shot import shortened
 from experiments.segmentation.generators import generator_facts, is_trained, model_digest
 from experiments.segmentation.plan import ArmConfig, SegmentationPlan
 from experiments.segmentation.sources import (
@@ -28,35 +29,6 @@ from experiments.segmentation.sources import (
 )
 from experiments.splits import PARTS
 from experiments.study_file import load_study_file
-
-# What decides a job's figures, beside plan, study, volumes and models: never mix those of two versions of it.
-_CODE = (
-    "common",
-    "client",
-    "server",
-    "experiments/phantom",
-    "experiments/privacy_utility/phantoms.py",
-    "experiments/synthetic_set.py",
-    *(
-        f"experiments/segmentation/{name}.py"
-        for name in (
-            "arms",
-            "cohort",
-            "contrast",
-            "few_shot",
-            "finetune",
-            "jobs",
-            "network",
-            "pairs",
-            "posture",
-            "pretext",
-            "pretrain",
-            "scores",
-            "sources",
-            "teaching",
-        )
-    ),
-)
 
 
 @dataclass(frozen=True)
@@ -117,6 +89,11 @@ class Bench:
             labelled = load_study_file(configs / f"{plan.labelled_study}.yaml")[0]
         return cls(plan, study, simulation.split, data / plan.data, runs, folder, device, labelled)
 
+    def smoke(self) -> "Bench":
+        """Return a version of minutes that runs every arm and proves nothing."""
+        labelled = None if self.labelled_study is None else shortened(self.labelled_study)
+        return replace(self, plan=self.plan.smoke(), labelled_study=labelled)
+
     @property
     def spacing_mm(self) -> tuple[float, float, float] | None:
         """Between the study's voxels; None if exams keep their own."""
@@ -139,7 +116,8 @@ class Bench:
         """The data folder as a site would have it: with the label maps in ``labels``."""
         if self.plan.label_folder == "labels":
             return self.data
-        view = self.folder / "volumes"
+        place = hashlib.sha256(str(self.data.resolve()).encode()).hexdigest()[:8]
+        view = self.folder / "volumes" / place  # of these volumes and no others
         view.mkdir(parents=True, exist_ok=True)
         for name, content in (("images", "images"), ("labels", self.plan.label_folder)):
             with contextlib.suppress(FileExistsError):
@@ -157,16 +135,10 @@ class Bench:
 
     @cached_property
     def basis(self) -> str:
-        """What tells figures of this plan, study, volumes and code from all others."""
+        """What tells figures of this plan, study, volumes, code and libraries from all others."""
         digests = [dataset.digest for part in PARTS for dataset in self.cohort(part).datasets]
-        studies = [study.digest for study in (self.study, self.labelled_study) if study is not None]
-        content = "\n".join([self.plan.key, *studies, *digests, self.code])
-        return hashlib.sha256(content.encode()).hexdigest()[:12]
-
-    @cached_property
-    def code(self) -> str:
-        """SHA-256 of the code that decides the figures."""
-        return code_digest(_CODE)
+        studies = [study for study in (self.study, self.labelled_study) if study is not None]
+        return basis_of(self.plan, studies, digests)
 
     def key_of(self, arm: ArmConfig) -> str:
         """Return what tells an arm's networks from others: its settings, and which volumes it has.

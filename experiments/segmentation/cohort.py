@@ -90,8 +90,11 @@ class Cohort:
         return numbered(stored, self.classes)
 
 
-def refuse_leakage(test: Cohort, seen: Sequence[Cohort], runs: Mapping[str, Path]) -> None:
+def refuse_leakage(test: Cohort, seen: Sequence[Cohort], runs: Mapping[str, Path], allowed: Cohort) -> None:
     """Return if no test patient is in another cohort, and no image of one in what a run was trained on.
+
+    Nor may a run have learned from others than it was allowed to: from those with labels, or from more than
+    the arm that is pretrained on real volumes. A public model that it began with may.
 
     Patients are compared by name and their images by content: both sides of one person are that person, and
     a copy under another name is the same image.
@@ -100,9 +103,10 @@ def refuse_leakage(test: Cohort, seen: Sequence[Cohort], runs: Mapping[str, Path
         test: Who is tested.
         seen: Whom something was pretrained, tuned or fine-tuned on.
         runs: Of the generators, by the names of their arms.
+        allowed: Whom these may have learned from.
 
     Raises:
-        LeakageError: Somebody is.
+        LeakageError: Somebody is, or a run learned from others.
         DataError: A run does not say what it was trained on.
     """
     images = test.patient_of_image
@@ -112,8 +116,15 @@ def refuse_leakage(test: Cohort, seen: Sequence[Cohort], runs: Mapping[str, Path
         copied = {images[digest] for digest in images.keys() & others.keys()}
         _refuse(named | copied, f"the {cohort.name} patients")
     for arm, run in runs.items():
-        seen_images = images.keys() & _trained_on(run, arm)
-        _refuse({images[digest] for digest in seen_images}, f"the generator of {arm}")
+        own, public = _trained_on(run, arm)
+        _refuse({images[digest] for digest in images.keys() & (own | public)}, f"the generator of {arm}")
+        strangers = own - allowed.patient_of_image.keys()
+        if strangers:
+            raise LeakageError(
+                f"the generator of {arm} learned from {len(strangers)} images that are not of the "
+                f"{allowed.name} patients",
+                f"train it on them alone: parts: [{allowed.name}] of this very split",
+            )
 
 
 def refuse_unlabelled(test: Cohort) -> None:
@@ -132,8 +143,8 @@ def refuse_unlabelled(test: Cohort) -> None:
         )
 
 
-def _trained_on(run: Path, arm: str) -> set[str]:
-    """Return the images that a run's networks saw, with those of the public model that it began with."""
+def _trained_on(run: Path, arm: str) -> tuple[set[str], set[str]]:
+    """Return the images that a run's networks saw, and those of the public model that it began with."""
     folder = RunFolder.open(run)
     source = folder.record()["source"]
     starts_from_unknown = folder.study().privacy is not None and "public_images" not in source
@@ -142,7 +153,7 @@ def _trained_on(run: Path, arm: str) -> set[str]:
             f"the generator of {arm}, {run}, does not say which images it was trained on",
             "train it on this machine, or leave the arm out",
         )
-    return {*source["images"], *source.get("public_images", ())}
+    return set(source["images"]), set(source.get("public_images", ()))
 
 
 def _refuse(patients: set[str], where: str) -> None:

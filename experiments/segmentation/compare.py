@@ -1,5 +1,6 @@
 """One experiment from its plan to its results; a second call goes on where the first stopped."""
 
+from collections import defaultdict
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -9,6 +10,7 @@ from common.errors import ConfigError
 from experiments.job_board import JobBoard, SomeJob
 from experiments.segmentation.analysis import by_site, summary_of
 from experiments.segmentation.arms import Bench
+from experiments.segmentation.basis import code_of_figures
 from experiments.segmentation.cohort import refuse_leakage, refuse_unlabelled
 from experiments.segmentation.compared import Compared
 from experiments.segmentation.jobs import (
@@ -23,6 +25,7 @@ from experiments.segmentation.jobs import (
 )
 from experiments.segmentation.names import SCRATCH
 from experiments.segmentation.plan import SegmentationPlan
+from experiments.segmentation.questions import answers_of
 from experiments.splits import PARTS
 from server.run_folder import versions
 
@@ -65,11 +68,10 @@ def compare_arms(
         say(f"{name}: taken from earlier results")
     here = replace(bench, plan=plan.without(list(known)))
     _refuse_two_trainings(plan, known | {arm.name: bench.facts_of(arm) for arm in here.plan.arms})
-    facts, figures, seconds = _computed(here, workers, say)
-    core_hours = seconds / 3600
+    facts, figures = _computed(here, workers, say)
     if taken is not None:
         facts, figures = known | facts, [*taken.figures, *figures]
-        core_hours += taken.results["core_hours"]
+    labels = summary_of(plan, figures)
     results = {
         "experiment": plan.name,
         "command": f"fedvox experiment run {plan.name}",
@@ -85,14 +87,16 @@ def compare_arms(
             "fine_tuning": plan.seeds,
             "fine_tuning_of_others": plan.secondary_seeds,
         },
+        "labelled_patients": len(set(bench.cohort("labelled").patients)),
         "test_patients": len(_sites_of(bench)),
         "missing_arms": missing,
         "arms": {arm.name: facts[arm.name] for arm in plan.arms},
-        "labels": summary_of(plan, figures),
+        "questions": answers_of(plan, labels),
+        "labels": labels,
         "sites": by_site(plan, figures, _sites_of(bench)),
         "versions": versions(),
-        "code": bench.code,
-        "core_hours": round(core_hours, 2),
+        "code": code_of_figures(),
+        "core_hours": round(sum(facts[arm.name]["core_hours"] for arm in plan.arms), 2),
     }
     return Compared(results, figures)
 
@@ -129,13 +133,13 @@ def _sites_of(bench: Bench) -> list[str]:
 
 def _computed(
     bench: Bench, workers: int, say: Callable[[str], None]
-) -> tuple[dict[str, Any], list[dict[str, Any]], float]:
-    """Return facts of each arm, figures of each fine-tuning, and the seconds of all jobs."""
+) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """Return facts of each arm, with what it cost, and figures of each fine-tuning."""
     plan = bench.plan
     runs = {arm.name: run for arm in plan.arms if (run := bench.run_of(arm)) is not None}
     *others, test = (bench.cohort(part) for part in PARTS)
     folders = [folder for arm in plan.arms if (folder := bench.folder_of(arm)) is not None]
-    refuse_leakage(test, [*others, *folders], runs)
+    refuse_leakage(test, [*others, *folders], runs, allowed=bench.cohort("generator"))
     refuse_unlabelled(test)
 
     def done(kind: str, jobs: Sequence[SomeJob], work: Work[SomeJob]) -> list[dict[str, Any]]:
@@ -146,5 +150,11 @@ def _computed(
     made = done("synthesis", syntheses(bench), synthesize_one)
     trained = done("pretraining", pretrainings(bench), pretrain_one)
     figures = done("fine-tuning", fine_tunings(bench), fine_tune_one)
-    facts = {arm.name: bench.facts_of(arm) for arm in plan.arms}
-    return facts, figures, sum(job["seconds"] for job in [*made, *trained, *figures])
+    seconds: dict[str, float] = defaultdict(float)
+    for job in (*made, *trained, *figures):
+        seconds[job["arm"]] += job["seconds"]
+    facts = {
+        arm.name: bench.facts_of(arm) | {"core_hours": round(seconds[arm.name] / 3600, 3)}
+        for arm in plan.arms
+    }
+    return facts, figures

@@ -14,6 +14,17 @@ from experiments.study_file import with_sites
 SITE, PART, OTHERS = "few", "few", "others"
 
 
+def shortened(study: Study) -> Study:
+    """Return a study of one round of two steps a stage: it proves nothing."""
+    short = {"rounds": 1, "local_steps": 2}
+    stages = {"codec": study.codec, "diffusion": study.diffusion}
+    changes = {
+        name: stage.model_copy(update={"training": stage.training.model_copy(update=short)})
+        for name, stage in stages.items()
+    }
+    return study.model_copy(update=changes)
+
+
 def train_on_few(study: Study, data: Path, exams: Sequence[tuple[str, str]], seed: int, folder: Path) -> Path:
     """Return the run folder of a generator; one that was trained before is left as it is.
 

@@ -143,7 +143,8 @@ def timed(job: SomeJob, work: Work[SomeJob], bench: Bench) -> dict[str, Any]:
 def synthesize_one(job: Synthesis, bench: Bench) -> dict[str, Any]:
     """Make a set of volumes in the bench's folder; return how many."""
     num = 1 if job.arm.source == "one_volume" else bench.plan.num_volumes * job.arm.times
-    return {"name": job.name, "volumes": len(bench.synthetic(job.arm).volumes(num, job.sampling_seed))}
+    volumes = bench.synthetic(job.arm).volumes(num, job.sampling_seed)
+    return {"arm": job.arm.name, "volumes": len(volumes)}
 
 
 def pretrain_one(job: Pretraining, bench: Bench) -> dict[str, Any]:
@@ -164,7 +165,7 @@ def pretrain_one(job: Pretraining, bench: Bench) -> dict[str, Any]:
         "inpainting_loss": found.inpainting,
     }
     write_tensor_folder(pretrained_folder(bench, job), {WEIGHTS: found.weights}, facts)
-    return {"name": job.name, "inpainting_loss": found.inpainting}
+    return {"arm": job.arm.name, "inpainting_loss": found.inpainting}
 
 
 def fine_tune_one(job: FineTuning, bench: Bench) -> dict[str, Any]:
@@ -178,7 +179,7 @@ def fine_tune_one(job: FineTuning, bench: Bench) -> dict[str, Any]:
         plan.num_classes,
         plan.network,
         plan.fine_tuning.model_copy(update={"steps": steps}),
-        seeded_generator("fine-tuning", job.seed),
+        seeded_generator("fine-tuning", job.seed, job.arm.draw),
         bench.device,
         _weights(job, bench),
     )
@@ -197,7 +198,7 @@ def fine_tune_one(job: FineTuning, bench: Bench) -> dict[str, Any]:
         "seed": job.seed,
         "pretraining_seed": pretraining_seed,
         "sampling_seed": sampling_seed,
-        "label_maps": len(pairs.volumes),
+        "label_maps": len(pairs),
         "scores": {name: by_patient(values, test.patients) for name, values in scores.items()},
     }
 

@@ -1,3 +1,3 @@
 """Arms that an experiment knows by name."""
 
-SCRATCH, FEDERATED = "scratch", "federated"
+SCRATCH, FEDERATED, REAL = "scratch", "federated", "real"

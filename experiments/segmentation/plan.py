@@ -25,6 +25,8 @@ class ArmConfig(FrozenModel):
         folder: For ``folder``: any folder of volumes, below the folder of runs.
         times: As many volumes as the other arms, this many times.
         fine_tuning_times: As many steps of fine-tuning as the other arms, this many times.
+        draw: Of parameters, order and augmentation in fine-tuning; patients stay. Two arms that differ in it
+            alone differ by luck alone.
         teacher: Whose label maps fine-tuning learns from: those of the few ``labelled`` patients, those that
             a ``run`` makes with its volumes (``synthetic``), those of all patients that it learned from
             (``real``), or the few patients' and those of a generator that saw nobody else (``few``).
@@ -36,6 +38,7 @@ class ArmConfig(FrozenModel):
     folder: str | None = None
     times: int = Field(1, ge=1)
     fine_tuning_times: int = Field(1, ge=1)
+    draw: int = Field(0, ge=0)
     teacher: Literal["labelled", "synthetic", "real", "few"] = "labelled"
 
     @property
@@ -176,6 +179,7 @@ class SegmentationPlan(FrozenModel):
     def smoke(self) -> "SegmentationPlan":
         """Return a version of minutes that runs every arm and proves nothing."""
         few = {
+            "standing": "descriptive",
             "pretraining_seeds": 2,
             "sampling_seeds": 1,
             "seeds": 2,

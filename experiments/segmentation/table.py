@@ -4,7 +4,7 @@ The word "improves" stands only where both intervals of a difference lie above z
 its p-value is small after Holm's correction.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from experiments.markdown import interval_text, markdown_table
@@ -37,17 +37,17 @@ def segmentation_latex(results: Results) -> str:
 def segmentation_tables(results: Results) -> list[Table]:
     """Return what each arm reaches, and their differences, for every number of labels.
 
-    After those of the first number comes what each arm reaches at each site, if there are several.
+    Before all comes what was asked beforehand, if anything was; after those of the first number, what each
+    arm reaches at each site, if there are several.
     """
-    tables = []
+    tables = _questions(results["questions"])
     for num, found in results["labels"].items():
         weak = ", weak labels" if results["weak_labels"] else ""
         title = f"{plural(int(num), 'labelled patient')}{weak}"
-        is_first = not tables
         tables.append(_reached(title, results, found["arms"]))
         if found["differences"]:
             tables.append(_differences(f"{title}: differences", results["standing"], found["differences"]))
-        if is_first and len(results["sites"]) > 1:
+        if num == next(iter(results["labels"])) and len(results["sites"]) > 1:
             tables.append(_sites(f"{title}: by site", results))
     return tables
 
@@ -84,9 +84,13 @@ def limits(results: Results) -> list[str]:
     generators = {name: arm["generator"] for name, arm in results["arms"].items() if arm["generator"]}
     if generators:
         found.append(
-            "Every generator was trained once, and intervals hold for these generators: another training "
-            "of the same would give other volumes."
+            "Every generator was trained once, and intervals hold for these generators and sets of volumes: "
+            "another training of the same would give others."
         )
+    found.append(
+        f"The few labelled patients are drawn from the same {results['labelled_patients']} every time, and "
+        "intervals hold for these."
+    )
     found += [
         f"The generator of {name} promises epsilon {made['privacy']['epsilon']:g} at delta "
         f"{made['privacy']['delta']:g} to patients of {', '.join(made['sites'])}; it starts from a "
@@ -99,6 +103,11 @@ def limits(results: Results) -> list[str]:
             f"Missing, having no generator here or not being asked for: {', '.join(results['missing_arms'])}."
         )
     return found
+
+
+def _questions(questions: Sequence[Mapping[str, str]]) -> list[Table]:
+    rows = [[one["question"], one["answer"]] for one in questions]
+    return [Table("Asked beforehand: Dice", ["both 95 % intervals of", "answer"], rows)] if rows else []
 
 
 def _reached(title: str, results: Results, arms: Mapping[str, Any]) -> Table:

@@ -1,6 +1,7 @@
 """A whole experiment on tiny volumes: who is pretrained on what, who is tested, what is said of it."""
 
 import dataclasses
+import importlib.metadata
 import json
 import shutil
 import time
@@ -16,6 +17,7 @@ from small_federation import Federation, small_study
 
 from common.artifact import read_manifest, read_tensor_folder
 from common.errors import DataError
+from experiments.segmentation import basis
 from experiments.segmentation.analysis import table_of
 from experiments.segmentation.cohort import Cohort, LeakageError, refuse_leakage
 from experiments.segmentation.compare import compare_arms
@@ -111,6 +113,20 @@ def test_other_numbers_of_labels_may_have_fewer_seeds(place):
     assert found["seeds"]["fine_tuning_of_others"] == 2
 
 
+def test_scratch_with_other_luck_has_the_same_patients_and_is_no_gain(place):
+    """The null that a real comparison can be held against: arms that differ in nothing that could help."""
+    again = {"name": "scratch again", "source": "scratch", "draw": 1}
+    bench = bench_at(place, arms=[PLAN["arms"][0], again], seeds=8, labels=[1], standing="secondary")
+    compared = compare_arms(dataclasses.replace(bench, folder=place / "null"), 1, lambda _: None)
+    (difference,) = compared.results["labels"]["1"]["differences"].values()
+    assert difference["paired_t"]["low"] < 0 < difference["paired_t"]["high"]
+    assert not difference["improves"]
+    scores = {"scratch": [], "scratch again": []}
+    for one in compared.figures:
+        scores[one["arm"]].append(one["scores"])
+    assert scores["scratch"] != scores["scratch again"]
+
+
 def test_other_numbers_of_labels_may_have_fewer_arms(place):
     arms = [arm for arm in PLAN["arms"] if arm["name"] in ("scratch", "noise", "real")]
     bench = bench_at(place, arms=arms, secondary_arms=["scratch", "noise"])
@@ -173,7 +189,7 @@ def cohorts(place):
 
 def test_nobody_who_is_tested_was_seen_before(place, cohorts):
     others = [cohorts[part] for part in ("generator", "labelled", "validation")]
-    refuse_leakage(cohorts["test"], others, {"federated": place / "runs" / "run"})
+    refuse_leakage(cohorts["test"], others, {"federated": place / "runs" / "run"}, cohorts["generator"])
 
 
 @pytest.mark.parametrize("side", ["left", "right"])
@@ -186,7 +202,7 @@ def test_a_test_patient_in_another_set_stops_the_experiment_by_either_side(cohor
     )
     cohort = Cohort(part, (*cohorts[part].datasets, planted), ())
     with pytest.raises(LeakageError, match=f"1 test patients are among the {part} patients, such as atest0"):
-        refuse_leakage(cohorts["test"], [cohort], {})
+        refuse_leakage(cohorts["test"], [cohort], {}, cohorts["generator"])
 
 
 def test_a_test_patient_s_image_under_another_name_stops_the_experiment(cohorts):
@@ -194,7 +210,7 @@ def test_a_test_patient_s_image_under_another_name_stops_the_experiment(cohorts)
     renamed = tuple(dataclasses.replace(exam, patient="somebody else") for exam in dataset.exams)
     cohort = Cohort("generator", (dataclasses.replace(dataset, exams=renamed),), ())
     with pytest.raises(LeakageError, match="2 test patients are among the generator patients"):
-        refuse_leakage(cohorts["test"], [cohort], {})
+        refuse_leakage(cohorts["test"], [cohort], {}, cohorts["generator"])
 
 
 def test_a_generator_that_saw_a_test_patient_stops_the_experiment(place, cohorts, tmp_path):
@@ -202,20 +218,33 @@ def test_a_generator_that_saw_a_test_patient_stops_the_experiment(place, cohorts
     run = tmp_path / "run"
     RunFolder.create_or_resume(run, small_study(SITES), source={"sites": {}, "images": seen})
     with pytest.raises(LeakageError, match="1 test patients are among the generator of federated"):
-        refuse_leakage(cohorts["test"], [], {"federated": run})
+        refuse_leakage(cohorts["test"], [], {"federated": run}, cohorts["generator"])
+
+
+@pytest.mark.parametrize("part", ["labelled", "validation"])
+def test_a_generator_that_learned_from_others_than_the_generator_patients_stops_it(cohorts, tmp_path, part):
+    """It would know the few labelled patients, whom the arm with real volumes does not know."""
+    own = [sorted(cohorts[name].patient_of_image)[0] for name in ("generator", part)]
+    strangers = {"sites": {}, "images": own}
+    RunFolder.create_or_resume(tmp_path / "run", small_study(SITES), source=strangers)
+    with pytest.raises(LeakageError, match="federated learned from 1 images that are not of the generator"):
+        refuse_leakage(cohorts["test"], [], {"federated": tmp_path / "run"}, cohorts["generator"])
+    public = {"sites": {}, "images": own[:1], "public_images": own[1:]}
+    RunFolder.create_or_resume(tmp_path / "from public", small_study(SITES), source=public)
+    refuse_leakage(cohorts["test"], [], {"private": tmp_path / "from public"}, cohorts["generator"])
 
 
 def test_a_public_model_that_saw_a_test_patient_stops_the_experiment(cohorts, tmp_path):
     source = {"sites": {}, "images": [], "public_images": sorted(cohorts["test"].patient_of_image)[:1]}
     RunFolder.create_or_resume(tmp_path / "run", small_study(SITES), source=source)
     with pytest.raises(LeakageError, match="1 test patients are among the generator of private"):
-        refuse_leakage(cohorts["test"], [], {"private": tmp_path / "run"})
+        refuse_leakage(cohorts["test"], [], {"private": tmp_path / "run"}, cohorts["generator"])
 
 
 def test_a_generator_that_does_not_say_whom_it_saw_is_refused(cohorts, tmp_path):
     RunFolder.create_or_resume(tmp_path / "run", small_study(SITES), source={"sites": {}})
     with pytest.raises(DataError, match="does not say which images"):
-        refuse_leakage(cohorts["test"], [], {"federated": tmp_path / "run"})
+        refuse_leakage(cohorts["test"], [], {"federated": tmp_path / "run"}, cohorts["generator"])
 
 
 def test_a_private_generator_that_does_not_say_what_its_public_model_saw_is_refused(
@@ -223,10 +252,10 @@ def test_a_private_generator_that_does_not_say_what_its_public_model_saw_is_refu
 ):
     private = small_study(SITES).model_copy(update={"privacy": "some"})
     RunFolder.create_or_resume(tmp_path / "run", small_study(SITES), source={"sites": {}, "images": []})
-    refuse_leakage(cohorts["test"], [], {"federated": tmp_path / "run"})
+    refuse_leakage(cohorts["test"], [], {"federated": tmp_path / "run"}, cohorts["generator"])
     monkeypatch.setattr(RunFolder, "study", lambda _: private)
     with pytest.raises(DataError, match="does not say which images"):
-        refuse_leakage(cohorts["test"], [], {"private": tmp_path / "run"})
+        refuse_leakage(cohorts["test"], [], {"private": tmp_path / "run"}, cohorts["generator"])
 
 
 def test_networks_of_another_run_other_volumes_or_another_study_are_not_taken_for_these(place, tmp_path):
@@ -252,8 +281,26 @@ def test_networks_of_another_run_other_volumes_or_another_study_are_not_taken_fo
 def test_nor_are_those_of_another_version_of_the_code(place, monkeypatch):
     bench = bench_at(place)
     work = bench.work
-    monkeypatch.setattr("experiments.segmentation.arms.code_digest", lambda _: "another version")
+    with monkeypatch.context() as patch:
+        patch.setattr("experiments.segmentation.basis.code_digest", lambda _: "another version")
+        assert bench_at(place).work != work
+    assert bench_at(place).work == work
+    real = importlib.metadata.version
+    monkeypatch.setattr(
+        importlib.metadata, "version", lambda name: "another" if name == "monai" else real(name)
+    )
     assert bench_at(place).work != work
+
+
+def test_all_code_that_an_experiment_imports_belongs_to_its_basis():
+    """But for what only shows figures, or reads them: of that, nothing can change a fine-tuning."""
+    shown = {"__init__", "analysis", "basis", "compare", "compared", "difference", "export", "generators"}
+    shown |= {"holm", "names", "plot", "questions", "table"}
+    folder = Path(basis.__file__).parent
+    counted = {Path(part).stem for part in basis._CODE if "segmentation" in part}
+    assert counted == {file.stem for file in folder.glob("*.py")} - shown
+    for part in basis._CODE:
+        assert (folder.parents[1] / part).exists()
 
 
 def test_a_generator_that_was_not_trained_to_the_end_is_missing(place, tmp_path):
@@ -288,6 +335,12 @@ def test_label_maps_may_lie_in_another_folder(place, tmp_path):
     expected = bench_at(place).cohort("test").label_maps()
     for _ in range(2):  # the second time the view is there
         assert torch.equal(dataclasses.replace(bench).cohort("test").label_maps(), expected)
+    others = tmp_path / "other volumes"
+    shutil.copytree(weak, others)
+    for file in (others / "labels_weak").iterdir():
+        nib.save(nib.Nifti1Image(np.zeros((8, 8, 8), np.uint8), np.eye(4)), file)
+    # With the same folder of results: no view of the first volumes may be taken for one of these.
+    assert not dataclasses.replace(bench, data=others).cohort("test").label_maps().any()
 
 
 def test_pretrained_weights_load_into_plain_monai_as_the_printed_lines_say(place, tmp_path):
