@@ -67,10 +67,13 @@ def compare_arms(
     for name in known:
         say(f"{name}: taken from earlier results")
     here = replace(bench, plan=plan.without(list(known)))
-    _refuse_two_trainings(plan, known | {arm.name: bench.facts_of(arm) for arm in here.plan.arms})
-    facts, figures = _computed(here, workers, say)
+    facts = known | {arm.name: bench.facts_of(arm) for arm in here.plan.arms}
+    _refuse_two_trainings(plan, facts)
+    figures, seconds = _computed(here, workers, say)
+    for arm in here.plan.arms:
+        facts[arm.name]["core_hours"] = round(seconds[arm.name] / 3600, 3)
     if taken is not None:
-        facts, figures = known | facts, [*taken.figures, *figures]
+        figures = [*taken.figures, *figures]
     labels = summary_of(plan, figures)
     results = {
         "experiment": plan.name,
@@ -133,8 +136,8 @@ def _sites_of(bench: Bench) -> list[str]:
 
 def _computed(
     bench: Bench, workers: int, say: Callable[[str], None]
-) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """Return facts of each arm, with what it cost, and figures of each fine-tuning."""
+) -> tuple[list[dict[str, Any]], Mapping[str, float]]:
+    """Return figures of each fine-tuning, and the seconds that the jobs of each arm took."""
     plan = bench.plan
     runs = {arm.name: run for arm in plan.arms if (run := bench.run_of(arm)) is not None}
     *others, test = (bench.cohort(part) for part in PARTS)
@@ -153,8 +156,4 @@ def _computed(
     seconds: dict[str, float] = defaultdict(float)
     for job in (*made, *trained, *figures):
         seconds[job["arm"]] += job["seconds"]
-    facts = {
-        arm.name: bench.facts_of(arm) | {"core_hours": round(seconds[arm.name] / 3600, 3)}
-        for arm in plan.arms
-    }
-    return facts, figures
+    return figures, seconds

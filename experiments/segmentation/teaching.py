@@ -46,7 +46,7 @@ def taught_pairs(arm: ArmConfig, key: str, num_labels: int, seed: int, bench: Be
     named = [(exam.exam, exam.patient) for exam in exams]
     run = train_on_few(bench.labelled_study, bench.volumes_folder, named, derive_seed("few", seed), folder)
     made = Synthetic(run, folder / "synthetic", bench.device).pairs(num, sampling_seed, plan.classes)
-    return few.repeated(len(made) // len(few)) + made  # half of what is seen is an expert's
+    return few.repeated(max(1, len(made) // len(few))) + made  # half of what is seen is an expert's
 
 
 def labelled_exams(labelled: Cohort, num: int, seed: int) -> list[int]:

@@ -98,6 +98,15 @@ def test_a_generator_of_the_few_saw_nobody_else_and_teaches_beside_them(bench):
     assert run.record()["run"] == before  # trained once
 
 
+def test_more_experts_than_volumes_are_all_seen(bench):
+    fewer = dataclasses.replace(bench, plan=bench.plan.model_copy(update={"num_volumes": 2}))
+    arms = (fewer.plan.arm(name) for name in ("own generator", "scratch"))
+    own, few = (taught_pairs(arm, "of fewer", 4, 0, fewer) for arm in arms)
+    assert len(few) == 4
+    assert len(own) == 4 + 2
+    assert torch.equal(own.volumes[:4], few.volumes)
+
+
 def test_generators_of_other_patients_or_seeds_are_others(bench):
     one, other = (pairs(bench, "own generator", seed).volumes[4:] for seed in (0, 1))
     assert not torch.equal(one, other)
