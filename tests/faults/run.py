@@ -3,13 +3,14 @@
 Hosts in network namespaces, as in `make e2e`. In every run of a study several faults happen, one in a round,
 and each round is judged. Prints a table; exit code 1 says that something did not end as it must. What ended
 well with this very code, these faults included, is not done again: build/faults/ holds it. After a run
-that did not end well the federation is made anew.
+that did not end well its logs are kept, in build/faults/logs/, and the federation is made anew.
 
     python -m tests.faults.run [WORD...]     only faults whose ground and title hold all words
 """
 
 import json
 import multiprocessing
+import shutil
 import signal
 import sys
 import tempfile
@@ -89,19 +90,33 @@ def strike_all(kind: type[Ground], runs: list[list[Fault]], results: Results) ->
         folder = Path(name)
         rounds = kind.first - 1 + max(map(len, runs)) + kind.spare
         with hospitals(folder, kind.study(folder, rounds), bridge=f"fv{kind.name[0]}") as made:
-            ground = kind(made)
+            ground, good = kind(made), False
             try:
                 ground.open()
                 if kind.has_reference:
                     Course(ground, "undisturbed").note_all()
-                for index, faults in enumerate(runs):
-                    if not strike_run(ground, f"struck-{index}", faults, results):
-                        break
+                good = all(
+                    strike_run(ground, f"struck-{index}", faults, results)
+                    for index, faults in enumerate(runs)
+                )
             finally:
+                if not good:
+                    keep_logs(kind, folder)
                 try:
                     made.stop()
                 finally:
                     ground.close()
+
+
+def keep_logs(kind: type[Ground], folder: Path) -> None:
+    """Keep what a federation's processes said, gone with its folder otherwise: why it did not end well."""
+    kept = RESULTS / "logs" / kind.name
+    shutil.rmtree(kept, ignore_errors=True)
+    for file in (*folder.glob("*.log"), *folder.glob("runs/*/events.jsonl")):
+        copy = kept / file.relative_to(folder)
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(file, copy)
+    print(f"       {kind.name}: what its processes said is in {kept}", flush=True)
 
 
 def work_off(kinds: tuple[type[Ground], ...], words: list[str]) -> None:
