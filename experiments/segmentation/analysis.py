@@ -32,10 +32,12 @@ def summary_of(plan: SegmentationPlan, figures: Sequence[Figures]) -> dict[str, 
         plan: What was run.
         figures: Of its fine-tunings.
     """
-    arms = {num: [arm.name for arm in plan.arms_at(num)] for num in plan.labels if plan.arms_at(num)}
+    known = {one["arm"] for one in figures}
+    arms = {num: [arm.name for arm in plan.arms_at(num) if arm.name in known] for num in plan.labels}
     found = {
         num: {pair: compared(plan, figures, num, *pair) for pair in _pairs_at(plan, names)}
         for num, names in arms.items()
+        if names
     }
     primary = _name(plan.labels[0], (FEDERATED, SCRATCH)) if plan.standing == "primary" else None
     p_values = {
