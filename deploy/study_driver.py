@@ -110,16 +110,19 @@ def _run_to_its_end(flower: FlowerCommand, run: RunFolder) -> str:
         write_text_atomic(noted, identifier + "\n")  # whoever drives next goes on with this one
     heard = begun = time.monotonic()
     driven = math.inf  # when a driver was last at work
-    while not (status := flower.status(identifier)).startswith(OVER):
-        now = time.monotonic()
-        heard = heard if status == UNKNOWN else now
-        begun = now if status == RUNNING else begun
-        if now > driven + GONE_S and status == RUNNING:
+    while True:
+        asked = time.monotonic()  # not when it answers: a server with large models to move may take its time
+        status = flower.status(identifier)
+        if status.startswith(OVER):
+            return status
+        heard = heard if status == UNKNOWN else asked
+        begun = asked if status == RUNNING else begun
+        if asked > driven + GONE_S and status == RUNNING:
             flower.stop(identifier)
             return "stopped, its driver died"
-        if now > heard + SERVER_UP_S:
-            break  # the server is gone, or has forgotten the run
-        if now > begun + START_S and status != UNKNOWN:
+        if asked > heard + SERVER_UP_S:
+            return status  # the server is gone, or has forgotten the run
+        if asked > begun + START_S and status != UNKNOWN:
             raise RunError(
                 f"the run is {status} since {START_S:.0f} s and nobody starts its driver",
                 "start the executor: fedvox server start executor",
@@ -128,7 +131,6 @@ def _run_to_its_end(flower: FlowerCommand, run: RunFolder) -> str:
         if status == RUNNING and run.is_driven:
             _wait_while_driven(run)
             driven = time.monotonic()
-    return status
 
 
 def _wait_while_driven(run: RunFolder) -> None:

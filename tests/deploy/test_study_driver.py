@@ -88,6 +88,35 @@ def test_a_driver_that_dies_is_noticed_before_flower_notices(driven):
     assert flower.stopped == ["7"]
 
 
+def test_a_server_that_answers_slowly_has_no_dead_driver(driven, monkeypatch):
+    """While it moved 200 MB it answered after `GONE_S` and more: a driver at work was stopped for that."""
+    monkeypatch.setattr(study_driver, "DRIVEN_S", 0.02)
+    monkeypatch.setattr(study_driver, "GONE_S", 0.1)
+    flower, answers = Flower("running"), []
+
+    def status(identifier):
+        time.sleep(study_driver.GONE_S + 0.05)
+        answers.append("running" if driven.is_driven else "finished:completed")
+        return answers[-1]
+
+    flower.status = status
+    assert _run_to_its_end(flower, driven) == "finished:completed"
+    assert answers.count("running") > 1
+    assert not flower.stopped
+
+
+def test_one_question_without_an_answer_does_not_make_a_server_gone(tmp_path):
+    flower, answers = Flower(), ["running", "unknown", "running", "finished:completed"]
+
+    def status(identifier):
+        if answers[0] == "unknown":
+            time.sleep(study_driver.SERVER_UP_S + 0.05)  # as long as an answer is waited for
+        return answers.pop(0)
+
+    flower.status = status
+    assert _run_to_its_end(flower, RunFolder(tmp_path)) == "finished:completed"
+
+
 def test_a_run_that_nobody_starts_is_an_error_that_names_who_should(tmp_path):
     with pytest.raises(RunError, match="nobody starts its driver"):
         _run_to_its_end(Flower("pending"), RunFolder(tmp_path))

@@ -3,6 +3,8 @@
 import time
 from collections.abc import Callable
 
+from server.events import read_events
+from server.run_folder import RunFolder
 from tests.faults.faults import Fault
 from tests.faults.grounds import Ground, Verdict
 from tests.faults.moments import LOOK_S, Round
@@ -68,6 +70,8 @@ class Course:
                 self.ground.note(self.round)
                 self.round = self._next()
         assert self._study.process.returncode == 0, self._last_words()
+        events = [one["event"] for one in read_events(RunFolder(self.run).events)]
+        assert "driver_restarted" not in events, "nothing happened, and yet the driver was started again"
         self.ground.note_end(self.run)
 
     def _next(self) -> Round:
