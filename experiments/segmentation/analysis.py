@@ -2,8 +2,9 @@
 
 The measure of a patient is the mean over classes. In a primary plan one comparison is fixed beforehand:
 synthetic volumes of the federation against scratch, at the plan's first number of labels. All others are
-secondary: one of them improves only if its p-value, after Holm's correction for all of them, is small too. In
-a descriptive plan nothing improves.
+secondary: one of them improves only if its p-value, after Holm's correction for all of them, is small too.
+Arms that were not run yet count in that correction, so what improves without them improves with them. In a
+descriptive plan nothing improves.
 """
 
 from collections.abc import Mapping, Sequence
@@ -29,8 +30,8 @@ def summary_of(plan: SegmentationPlan, figures: Sequence[Figures]) -> dict[str, 
     """Return means and comparisons for every number of labels that any arm was fine-tuned with.
 
     Args:
-        plan: What was run.
-        figures: Of its fine-tunings.
+        plan: What is to be run.
+        figures: Of its fine-tunings, so far: of an arm all or none.
     """
     known = {one["arm"] for one in figures}
     arms = {num: [arm.name for arm in plan.arms_at(num) if arm.name in known] for num in plan.labels}
@@ -45,7 +46,13 @@ def summary_of(plan: SegmentationPlan, figures: Sequence[Figures]) -> dict[str, 
         for num, differences in found.items()
         for pair, difference in differences.items()
     }
-    adjusted = holm({name: value for name, value in p_values.items() if name != primary})
+    planned = [
+        _name(num, pair)
+        for num in plan.labels
+        for pair in _pairs_at(plan, [arm.name for arm in plan.arms_at(num)])
+    ]
+    secondary = {name: value for name, value in p_values.items() if name != primary}
+    adjusted = holm(secondary, len([name for name in planned if name != primary]))
     return {
         str(num): {
             "arms": {arm: reached(plan, figures, num, arm) for arm in arms[num]},

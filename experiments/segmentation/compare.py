@@ -74,7 +74,7 @@ def compare_arms(
         facts[arm.name]["core_hours"] = round(seconds[arm.name] / 3600, 3)
     if taken is not None:
         figures = [*taken.figures, *figures]
-    labels = summary_of(plan, figures)
+    labels = summary_of(bench.plan, figures)
     results = {
         "experiment": plan.name,
         "command": f"fedvox experiment run {plan.name}",
@@ -90,6 +90,7 @@ def compare_arms(
             "fine_tuning": plan.seeds,
             "fine_tuning_of_others": plan.secondary_seeds,
         },
+        "real_volumes": len(bench.cohort("generator").patients),
         "labelled_patients": len(set(bench.cohort("labelled").patients)),
         "test_patients": len(_sites_of(bench)),
         "missing_arms": missing,

@@ -204,11 +204,15 @@ def fine_tune_one(job: FineTuning, bench: Bench) -> dict[str, Any]:
 
 
 def by_patient(values: Tensor, patients: tuple[str, ...]) -> list[list[float]]:
-    """Return each patient's mean over exams, by class, in the order of their names, which are left out."""
+    """Return each patient's mean over exams, by class, in the order of their names, which are left out.
+
+    To six decimals: figures are kept as text, and nothing is known better.
+    """
     exams = defaultdict(list)
     for index, patient in enumerate(patients):
         exams[patient].append(index)
-    return [values[exams[patient]].nanmean(dim=0).tolist() for patient in sorted(exams)]
+    means = (values[exams[patient]].nanmean(dim=0).tolist() for patient in sorted(exams))
+    return [[round(value, 6) for value in of_classes] for of_classes in means]
 
 
 def pretrained_folder(bench: Bench, job: Pretraining) -> Path:

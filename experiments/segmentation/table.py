@@ -9,6 +9,7 @@ from typing import Any
 
 from experiments.markdown import interval_text, markdown_table
 from experiments.report.words import plural
+from experiments.segmentation.names import REAL
 from experiments.segmentation.scores import DICE, HAUSDORFF, SURFACE
 from experiments.tables import Table, latex_table
 
@@ -91,6 +92,12 @@ def limits(results: Results) -> list[str]:
         f"The few labelled patients are drawn from the same {results['labelled_patients']} every time, and "
         "intervals hold for these."
     )
+    real = results["arms"].get(REAL)
+    if real and real["volumes"] == results["real_volumes"] and results["seeds"]["sampling"] > 1:
+        found.append(
+            f"There are {results['real_volumes']} real volumes: the sets of the arm {REAL} are the same "
+            "volumes in another order."
+        )
     found += [
         f"The generator of {name} promises epsilon {made['privacy']['epsilon']:g} at delta "
         f"{made['privacy']['delta']:g} to patients of {', '.join(made['sites'])}; it starts from a "
@@ -102,6 +109,8 @@ def limits(results: Results) -> list[str]:
         found.append(
             f"Missing, having no generator here or not being asked for: {', '.join(results['missing_arms'])}."
         )
+        if results["standing"] != "descriptive":
+            found.append("Holm's correction counts what is missing as if it had shown nothing.")
     return found
 
 

@@ -137,6 +137,15 @@ def test_holm_is_that_of_another_library(values):
     assert list(ours.values()) == pytest.approx(list(theirs))
 
 
+@given(st.lists(st.floats(0, 1), min_size=2, max_size=12), st.data())
+def test_comparisons_to_come_can_only_make_what_holm_says_of_the_others_smaller(values, data):
+    every = {str(index): value for index, value in enumerate(values)}
+    known = data.draw(st.sets(st.sampled_from(sorted(every)), min_size=1))
+    so_far = holm({name: every[name] for name in sorted(known)}, planned=len(every))
+    in_the_end = holm(every)
+    assert all(so_far[name] >= in_the_end[name] for name in known)
+
+
 @given(st.floats(-1, 1), st.floats(0.01, 10))
 def test_an_interval_moves_and_grows_with_the_data(shift, factor):
     table = drawn(generator_of(1))

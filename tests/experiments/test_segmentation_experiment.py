@@ -3,6 +3,7 @@
 import dataclasses
 import importlib.metadata
 import json
+import math
 import shutil
 import time
 from pathlib import Path
@@ -61,14 +62,21 @@ def test_the_whole_experiment_runs_says_what_is_missing_and_is_not_computed_twic
     assert found["labels"]["1"]["differences"]["federated - scratch"]["holm_p_value"] is None
     assert found["labels"]["2"]["differences"]["federated - scratch"]["holm_p_value"] is not None
     assert found["test_patients"] == 4
+    assert found["real_volumes"] == 12  # exams: both sides of 3 patients of 2 sites
     assert {site: of["patients"] for site, of in found["sites"].items()} == {"a": 2, "b": 2}
     text = json.dumps(found)
     assert not any(patient in text for _, patient, *_ in rows())  # their names stay where they are
     for shown in (segmentation_text(found), segmentation_latex(found)):
         assert "Missing, having no generator here or not being asked for: local." in shown
+        assert "counts what is missing as if it had shown nothing" in shown
+        assert "in another order" not in shown
         assert "federated - scratch" in shown
         assert "Dice at a (2 patients)" in shown
         assert "weak" not in shown
+    every_real_one = {"real_volumes": 4, "seeds": found["seeds"] | {"sampling": 2}}
+    shown = segmentation_text(found | every_real_one)
+    assert "There are 4 real volumes: the sets of the arm real are the same volumes in another order" in shown
+    assert "shown nothing" not in segmentation_text(found | {"standing": "descriptive"})
     for shown in map(segmentation_text, [found | {"weak_labels": True}]):
         assert "**1 labelled patient, weak labels**" in shown
         assert "The labels are weak" in shown
@@ -179,6 +187,7 @@ def test_both_sides_of_a_patient_are_one_patient():
         pytest.approx([0.9, 0.5]),
         pytest.approx([0.3, 1.0]),
     ]
+    assert by_patient(torch.tensor([[1 / 3, torch.inf, torch.nan]]), ("a",))[0][:2] == [0.333333, math.inf]
 
 
 def test_networks_of_another_run_other_volumes_or_another_study_are_not_taken_for_these(place, tmp_path):
