@@ -62,6 +62,11 @@ def _report(order: TrainOrder, steps: int, tensors: dict[str, torch.Tensor]) -> 
     return TrainReport(order.study_digest, order.site, order.stage, order.round_index, tensors, steps, 1.0)
 
 
+def honest_report(order: TrainOrder, steps: int) -> TrainReport:
+    """Return what an honest site reports of an order."""
+    return _report(order, steps, _moved(order))
+
+
 def _first(tensors: dict[str, torch.Tensor]) -> str:
     return next(iter(tensors))
 

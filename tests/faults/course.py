@@ -10,7 +10,7 @@ from tests.faults.grounds import Ground, Verdict
 from tests.faults.moments import LOOK_S, Round
 
 MOST_S = 600.0  # that a round may take, fault included
-SOON_S = 200.0  # within which the next round is there
+CALM_S = 0.02  # from look to look where nothing is to be struck: a look is work
 
 
 class Course:
@@ -32,17 +32,18 @@ class Course:
         """Return True as soon as the moment is there, in this round or a later one; False if it never was.
 
         Raises:
-            TimeoutError: The run goes on without it.
+            TimeoutError: A round goes on without it.
         """
-        give_up = time.monotonic() + SOON_S
+        give_up = time.monotonic() + MOST_S
         while self._is_on:
             if self.round.index >= self.ground.first and self.round.is_there(moment):
                 return True
             if self.round.is_past:
-                self.round = self._next()
+                self.ground.pass_by(self.round)
+                self.round, give_up = self._next(), time.monotonic() + MOST_S
             if time.monotonic() > give_up:
-                raise TimeoutError(f"{moment}: not in {SOON_S:.0f} s")
-            time.sleep(LOOK_S)
+                raise TimeoutError(f"{moment}: not in {MOST_S:.0f} s")
+            time.sleep(LOOK_S if self.round.index >= self.ground.first else CALM_S)
         return False
 
     def strike(self, fault: Fault) -> Verdict:
@@ -95,7 +96,7 @@ class Course:
         while self._is_on and not condition():
             if time.monotonic() > give_up:
                 raise TimeoutError(f"{what}: not in {seconds:.0f} s")
-            time.sleep(LOOK_S)
+            time.sleep(CALM_S)
 
     def _last_words(self) -> str:
         return self._study.log.read_text(errors="replace").strip().splitlines()[-1]

@@ -102,6 +102,9 @@ class Ground:
         """Remember how that run ended."""
         self.undisturbed["model"] = self._model(run)
 
+    def pass_by(self, round_: Round) -> None:
+        """Remember a round of another run that nothing happened to."""
+
     def verdict(self, fault: Fault, round_: Round) -> Verdict:
         """Return whether a round that is over ended as it must, and how."""
         states = round_.states()
