@@ -35,10 +35,11 @@ def summary_of(plan: SegmentationPlan, figures: Sequence[Figures]) -> dict[str, 
     """
     known = {one["arm"] for one in figures}
     arms = {num: [arm.name for arm in plan.arms_at(num) if arm.name in known] for num in plan.labels}
+    planned = {num: _pairs_at(plan, [arm.name for arm in plan.arms_at(num)]) for num in plan.labels}
     found = {
-        num: {pair: compared(plan, figures, num, *pair) for pair in _pairs_at(plan, names)}
-        for num, names in arms.items()
-        if names
+        num: {pair: compared(plan, figures, num, *pair) for pair in pairs if known.issuperset(pair)}
+        for num, pairs in planned.items()
+        if arms[num]
     }
     primary = _name(plan.labels[0], (FEDERATED, SCRATCH)) if plan.standing == "primary" else None
     p_values = {
@@ -46,13 +47,9 @@ def summary_of(plan: SegmentationPlan, figures: Sequence[Figures]) -> dict[str, 
         for num, differences in found.items()
         for pair, difference in differences.items()
     }
-    planned = [
-        _name(num, pair)
-        for num in plan.labels
-        for pair in _pairs_at(plan, [arm.name for arm in plan.arms_at(num)])
-    ]
     secondary = {name: value for name, value in p_values.items() if name != primary}
-    adjusted = holm(secondary, len([name for name in planned if name != primary]))
+    family = {_name(num, pair) for num, pairs in planned.items() for pair in pairs} - {primary}
+    adjusted = holm(secondary, planned=len(family))
     return {
         str(num): {
             "arms": {arm: reached(plan, figures, num, arm) for arm in arms[num]},
