@@ -52,9 +52,11 @@ format: $(VENV)/.installed-test
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-# Coordinator and sites as hosts of their own, in network namespaces: needs root, nginx and iproute2.
+# Coordinator and sites as hosts of their own, in network namespaces: needs root, nginx and iproute2. And the runbook,
+# as written. Two files at a time, for processes mostly wait for one another; the long files first.
 e2e: $(VENV)/.installed-test
-	$(BIN)/pytest -m hospitals -s --durations 0 --durations-min 5 tests/e2e
+	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder -rP --durations 0 --durations-min 5 \
+		$(addprefix tests/e2e/test_,refusals.py hospitals.py canaries.py deployment.py)
 
 # The server's memory with 4 and with 32 sites and a model of 50 MB; what a round costs beside training. On a quiet
 # machine; about 15 minutes.

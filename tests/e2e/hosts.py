@@ -49,11 +49,11 @@ class Hosts:
 
     Attributes:
         names: Of the hosts, the coordinator first.
-        bridge: Name of what joins them, and the beginning of all others; who has another disturbs nobody.
+        bridge: Name of what joins them, and the beginning of all others; tests with others may run beside.
     """
 
     names: tuple[str, ...]
-    bridge: str = "fvx"
+    bridge: str
 
     def address(self, name):
         return f"{NETWORK}.{self.names.index(name) + 1}"
@@ -248,7 +248,7 @@ class Deployment:
 
 
 @contextlib.contextmanager
-def hospitals(folder: Path, study: dict, bridge: str = Hosts.bridge):
+def hospitals(folder: Path, study: dict, bridge: str):
     """Yield a provisioned deployment on hosts of their own; whoever has other volumes has written them."""
     sites = study["federation"]["sites"]
     for seed, site in enumerate(sites):

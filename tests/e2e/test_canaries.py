@@ -58,7 +58,7 @@ def ended(tmp_path_factory):
         codec__model__discriminator=None,
         federation={"sites": list(SITES), "min_sites": 2, "round_deadline_s": 240, "round_attempts": 1},
     )
-    with hospitals(folder, study.model_dump(mode="json", exclude_none=True)) as made:
+    with hospitals(folder, study.model_dump(mode="json", exclude_none=True), "fvc") as made:
         for seed, site in enumerate(("north", "south")):
             mark(folder / site, seed)
         (folder / "south" / FOLDER / f"{BROKEN}.nii.gz").write_bytes(b"no volume")

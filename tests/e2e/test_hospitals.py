@@ -45,7 +45,7 @@ def deployment(tmp_path_factory):
     for site, hospital in zip(SITES, HOSPITALS, strict=True):
         phantoms = hospital.model_copy(update={"num_patients": 6})
         write_hospital(phantoms, folder / "data" / site, SEED)
-    with hospitals(folder, study()) as made:
+    with hospitals(folder, study(), "fvh") as made:
         for site in SITES:
             made.fedvox(site, "site", "approve", f"{site}/site.yaml", "--yes", "--runs", 10)
         made.start_all()

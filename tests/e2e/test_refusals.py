@@ -44,7 +44,7 @@ def deployment(tmp_path_factory):
         codec__model__discriminator=None,
         federation={"sites": list(SITES), "min_sites": 2, "round_deadline_s": 120, "round_attempts": 1},
     )
-    with hospitals(folder, study.model_dump(mode="json", exclude_none=True)) as made:
+    with hospitals(folder, study.model_dump(mode="json", exclude_none=True), "fvr") as made:
         made.start_server()
         for site in ("north", "south"):
             made.start_agent(site)
