@@ -59,7 +59,7 @@ e2e: $(VENV)/.installed-test
 		$(addprefix tests/e2e/test_,refusals.py hospitals.py canaries.py deployment.py)
 
 # The server's memory with 4 and with 32 sites and a model of 50 MB; what a round costs beside training. On a quiet
-# machine; about 15 minutes.
+# machine; 20 to 35 minutes.
 load: $(VENV)/.installed-test
 	$(BIN)/pytest -m load -s tests/e2e/test_many_sites.py tests/e2e/test_overhead.py tests/e2e/test_start_times.py
 
