@@ -5,7 +5,9 @@ broken files raise. Searched are the decrypted traffic (a relay that holds the c
 agent's socket, and every file of the coordinator. `make e2e`.
 """
 
+import contextlib
 import json
+import sqlite3
 import sys
 
 import nibabel as nib
@@ -13,9 +15,9 @@ import numpy as np
 import pytest
 import yaml
 
-from client.installation import COORDINATOR_FILE
+from client.installation import AUTHORITY_FILE, COORDINATOR_FILE
 from tests.e2e.canaries import leaks_in
-from tests.e2e.hosts import hospitals, needs_hosts
+from tests.e2e.hosts import call, hospitals, needs_hosts
 from tests.small_federation import small_study
 
 pytestmark = needs_hosts
@@ -69,13 +71,13 @@ def ended(tmp_path_factory):
         relay(made, "coordinator", "tls", address, RELAYED, 443, home, folder / "tls.bytes")
         for site in SITES:
             made.start_agent(site)
-        run = folder / "north" / "run"
-        made.wait_for((run / "agent.sock").exists, 60, "the agent's socket")
-        relay(made, "north", "socket", run / "relay.sock", run / "agent.sock", folder / "socket.bytes")
-        made.wait_for((run / "relay.sock").exists, 60, "the relay's socket")
-        made.start("north", "north-connection", "site", "connect", "north/courier.yaml", "--port", 19094)
-        for site in ("south", "west"):
-            made.start_connection(site)
+        for site, port in (("north", 19094), ("south", 19095)):
+            run, record = folder / site / "run", folder / f"{site}-socket.bytes"
+            made.wait_for((run / "agent.sock").exists, 60, "the agent's socket")
+            relay(made, site, f"socket-{site}", run / "relay.sock", run / "agent.sock", record)
+            made.wait_for((run / "relay.sock").exists, 60, "the relay's socket")
+            made.start(site, f"{site}-connection", "site", "connect", f"{site}/courier.yaml", "--port", port)
+        made.start_connection("west")
         made.run_study()
         made.finished(400)
         yield made
@@ -93,8 +95,46 @@ def mark(site, seed):
     (site / COORDINATOR_FILE).write_text(json.dumps(known))
 
 
-def relay(made, host, kind, *words):
-    made.start_program(host, f"relay-{kind}", sys.executable, "-m", "tests.e2e.relays", kind, *words)
+def relay(made, host, name, *words):
+    kind = name.partition("-")[0]
+    made.start_program(host, f"relay-{name}", sys.executable, "-m", "tests.e2e.relays", kind, *words)
+
+
+LEAK = """
+import base64, gzip, http.client, socket, ssl, sys
+word, address, port, authority, agent = sys.argv[1:]
+context = ssl.create_default_context(cafile=authority)
+connection = http.client.HTTPSConnection(address, int(port), timeout=30, context=context)
+connection.request("POST", "/v1/fleet/push-object", gzip.compress(b"object " + word.encode()))
+connection.getresponse().read()
+near = socket.socket(socket.AF_UNIX)
+near.connect(agent)
+near.sendall(base64.b64encode(b"order " + word.encode()))
+near.shutdown(socket.SHUT_WR)
+near.settimeout(30)
+while near.recv(1000):
+    pass
+"""
+
+
+def test_a_leak_that_is_planted_on_each_way_is_found(ended, tmp_path):
+    """Through the relays of traffic and socket, and in a copy of the server's database."""
+    word, south = "bluethroat-planted", ended.folder / "south"
+    words = (sys.executable, "-c", LEAK, word, ended.hosts.address("coordinator"), RELAYED)
+    call(
+        *words, south / AUTHORITY_FILE, south / "run" / "relay.sock", namespace=ended.hosts.namespace("south")
+    )
+    records = [ended.folder / "tls.bytes", ended.folder / "south-socket.bytes"]
+    assert leaks_in(records, [word]) == {record: {word} for record in records}
+    (original,) = (ended.folder / "coordinator").rglob("superlink.db")
+    database = tmp_path / original.name
+    closing = contextlib.closing  # what is written lies in the file once it is closed
+    with closing(sqlite3.connect(original)) as source, closing(sqlite3.connect(database)) as copy:
+        source.backup(copy)
+        copy.execute("CREATE TABLE planted (object BLOB)")
+        copy.execute("INSERT INTO planted VALUES (?)", (word.encode("utf-16-le"),))
+        copy.commit()
+    assert leaks_in([database], [word]) == {database: {word}}
 
 
 def test_the_search_finds_what_is_there_to_find(ended):
@@ -113,10 +153,11 @@ def test_the_study_went_on_and_the_broken_site_said_a_code(ended):
 
 
 def test_no_mark_is_in_what_travelled(ended):
-    records = [ended.folder / "tls.bytes", ended.folder / "socket.bytes"]
+    records = [ended.folder / name for name in ("tls.bytes", "north-socket.bytes", "south-socket.bytes")]
     for record in records:
         assert record.stat().st_size > 10_000  # orders and reports came this way
     assert b"/v1/fleet/" in records[0].read_bytes()
+    assert b"E_DATA" in records[2].read_bytes()  # how the broken volume was reported
     assert leaks_in(records, MARKS) == {}
 
 
@@ -128,5 +169,5 @@ def test_no_mark_is_anywhere_at_the_coordinator(ended):
     assert leaks_in(files, MARKS) == {}
 
 
-def test_no_mark_is_in_the_courier_s_log(ended):
-    assert leaks_in([ended.running["north-connection"].log], MARKS) == {}
+def test_no_mark_is_in_a_courier_s_log(ended):
+    assert leaks_in([ended.running[f"{site}-connection"].log for site in SITES], MARKS) == {}

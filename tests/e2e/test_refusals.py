@@ -3,6 +3,7 @@
 Three hosts of sites: two do their work, the third lies, floods, and is at last thrown out. `make e2e`.
 """
 
+import contextlib
 import json
 import re
 import shutil
@@ -15,6 +16,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 
 from client.installation import AUTHORITY_FILE, NODE_KEY
 from deploy.app_bundle import write_bundle
+from deploy.authority import Authority
 from deploy.nginx import LARGEST_BODY
 from deploy.processes import SERVER, flower_home
 from server.coordinator import Coordinator
@@ -26,6 +28,7 @@ pytestmark = needs_hosts
 
 SITES = ("north", "south", "west")
 TRAINING = {"local_steps": 2, "batch_size": 2}
+MOST_CONNECTIONS = 64  # of one address; see deploy/nginx.py
 REASONS = {  # of the lies that are reports; the others are as good as no answer
     "nan": "is not finite",
     "far": "moved by",
@@ -72,23 +75,50 @@ def events_of(path):
     return [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
 
 
-FLOOD = """
-import socket, ssl, sys, time
-opened = []
-for _ in range(1000):
+def rounds_of(path):
+    return [e for e in events_of(path) if e["event"] == "round_finished"]
+
+
+@contextlib.contextmanager
+def hidden(*places):
+    """Folders are elsewhere: whoever opens a file of them now fails."""
+    for place in places:
+        place.rename(place.with_name(f"{place.name}-hidden"))
     try:
-        opened.append(socket.create_connection((sys.argv[1], 443), timeout=2))
+        yield
+    finally:
+        for place in places:
+            place.with_name(f"{place.name}-hidden").rename(place)
+
+
+# From an address of its own, so that no site's requests count: 1000 connections, each with a request whose
+# body never comes. Prints how many were opened and how they were answered, and holds them until stdin ends.
+FLOOD = """
+import collections, json, socket, ssl, sys
+context = ssl.create_default_context(cafile=sys.argv[2])
+held = []
+for _ in range(1000):
+    raw = socket.create_connection((sys.argv[1], 443), timeout=20, source_address=(sys.argv[3], 0))
+    held.append(context.wrap_socket(raw, server_hostname=sys.argv[1]))
+    held[-1].sendall(b"POST /v1/fleet/pull-messages HTTP/1.1\\r\\nHost: x\\r\\nContent-Length: 9\\r\\n\\r\\n")
+answers = collections.Counter()
+for one in held:
+    one.settimeout(0.05)
+    try:
+        answers[one.recv(1000)[:12].decode() or "closed"] += 1
+    except TimeoutError:
+        answers["none"] += 1
     except OSError:
-        break
-print(len(opened), flush=True)
-time.sleep(float(sys.argv[2]))
+        answers["closed"] += 1
+print(json.dumps({"opened": len(held), **answers}), flush=True)
+sys.stdin.read()
 """
 
 SLOW = """
 import socket, ssl, sys, time
 context = ssl.create_default_context(cafile=sys.argv[2])
 slow = context.wrap_socket(socket.create_connection((sys.argv[1], 443)), server_hostname=sys.argv[1])
-started = time.monotonic()
+started, closed = time.monotonic(), False
 slow.sendall(b"POST /v1/fleet/pull-messages HTTP/1.1\\r\\nHost: x\\r\\n")
 try:
     while time.monotonic() < started + 60:
@@ -96,13 +126,13 @@ try:
         time.sleep(1)
         slow.settimeout(0.01)
         try:
-            if slow.recv(1000) == b"":
+            if closed := slow.recv(1000) == b"":
                 break
         except TimeoutError:
             pass
 except OSError:
-    pass
-print(time.monotonic() - started)
+    closed = True
+print(time.monotonic() - started if closed else "held on to")
 """
 
 LARGE = """
@@ -121,22 +151,29 @@ def test_lies_and_floods_are_refused_and_the_study_goes_on(deployment):
     authority = deployment.folder / "west" / AUTHORITY_FILE
     deployment.start_light("west", "every")
     path = run_study(deployment, "lies")
-    deployment.wait_for(lambda: "round_finished" in str(events_of(path)), 200, "a first round")
+    deployment.wait_for(lambda: rounds_of(path), 200, "a first round")
 
-    space = deployment.hosts.namespace("west")
-    flood = subprocess.Popen(["ip", "netns", "exec", space, sys.executable, "-c", FLOOD, coordinator, "30"])
+    with flood(deployment, "west", coordinator, authority) as answers:
+        assert answers.pop("opened") == 1000
+        assert answers.pop("none", 0) <= MOST_CONNECTIONS
+        assert answers.pop("HTTP/1.1 503") > 900
+        before = len(rounds_of(path))
+        said = inside(
+            deployment, "north", "curl", "-f", "--cacert", authority, f"https://{coordinator}/health"
+        )
+        assert said.returncode == 0, said.stderr
+        deployment.wait_for(lambda: len(rounds_of(path)) > before, 200, "a round while all are held")
     assert inside(deployment, "north", sys.executable, "-c", LARGE, coordinator, authority).stdout == "413\n"
     assert LARGEST_BODY == "8m"
     said = ("-s", "-o", "/dev/null", "-w", "%{http_code}")
     plain = inside(deployment, "north", "curl", *said, f"http://{coordinator}:443/")
     assert plain.stdout == "400"
     slow = inside(deployment, "south", sys.executable, "-c", SLOW, coordinator, authority, timeout=90)
-    assert float(slow.stdout) < 15, slow.stderr
-    flood.wait(60)
+    assert 8 < float(slow.stdout) < 15, slow.stderr  # it was closed when the time for a header was over
 
     deployment.finished(600)
     events = events_of(path)
-    rounds = [e for e in events if e["event"] == "round_finished"]
+    rounds = rounds_of(path)
     assert len(rounds) == len(LIES) + 1
     assert all({"north", "south"} <= e["sites"].keys() for e in rounds)
     refused = [e for e in events if e["event"] == "report_rejected"]
@@ -154,18 +191,59 @@ def test_lies_and_floods_are_refused_and_the_study_goes_on(deployment):
     assert "E_DISK: connection" in deployment.running["server"].log.read_text(errors="replace")
 
 
-def test_an_unknown_key_is_not_let_in(deployment):
-    """Somebody who has all of a site's files but its node key."""
+@contextlib.contextmanager
+def flood(deployment, host, coordinator, authority):
+    """Hold a thousand connections from a second address of a host's network; yield how they were answered."""
+    address = "10.77.0.99"
+    inner = f"{deployment.hosts.bridge}i{deployment.hosts.names.index(host)}"
+    assert inside(deployment, host, "ip", "addr", "add", f"{address}/24", "dev", inner).returncode == 0
+    process = subprocess.Popen(
+        ["ip", "netns", "exec", deployment.hosts.namespace(host),
+         sys.executable, "-c", FLOOD, coordinator, authority, address],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=ENVIRONMENT,
+    )  # fmt: skip
+    try:
+        yield json.loads(process.stdout.readline())
+        assert process.poll() is None  # it held them until now
+    finally:
+        process.stdin.close()
+        process.wait(30)
+
+
+def test_neither_an_unknown_key_nor_another_authority_is_let_in(deployment, tmp_path):
+    """Somebody who has all of a site's files but its node key; and, before, an authority of his own."""
     stranger = deployment.folder / "stranger"
     left_out = shutil.ignore_patterns("state", "run", "flower")
     shutil.copytree(deployment.folder / "west", stranger, ignore=left_out)
     key = ec.generate_private_key(ec.SECP384R1())
     (stranger / NODE_KEY).write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.OpenSSH, NoEncryption()))
-    deployment.start("west", "stranger", "site", "connect", "stranger/site.yaml", "--port", 19999)
-    log = deployment.running["stranger"].log
-    deployment.wait_for(lambda: "it is started again" in log.read_text(), 60, "the refusal")
+    refused = logged(deployment, "server", "No SuperNode found with the given public key")
+
+    right = (stranger / AUTHORITY_FILE).read_bytes()
+    Authority.create(tmp_path, "somebody else")
+    shutil.copy(tmp_path / "ca.crt", stranger / AUTHORITY_FILE)
+    check = inside(deployment, "west", FEDVOX, "site", "check", "stranger/site.yaml", "--network")
+    assert check.returncode != 0
+    assert "E_TLS_INSPECTION" in check.stdout + check.stderr
+    connect = ("west", "stranger", "site", "connect", "stranger/site.yaml", "--port", 19999)
+    log = deployment.start(*connect).log
+    ends = ("Connection attempt failed", "it is started again")
+    deployment.wait_for(lambda: any(end in log.read_text() for end in ends), 60, "no connection")
     deployment.running["stranger"].stop()
-    assert re.search(r"code: 200\d", log.read_text()), log.read_text()[-2000:]
+    assert not refused()  # it never spoke to the server
+
+    (stranger / AUTHORITY_FILE).write_bytes(right)
+    deployment.start(*connect)
+    deployment.wait_for(refused, 60, "the refusal of its key")
+    deployment.wait_for(lambda: re.search(r"code: 2004", log.read_text()), 60, "its being told")
+    deployment.running["stranger"].stop()
+
+
+def logged(deployment, name, text):
+    """Return a question: whether a process has written a text from now on."""
+    log = deployment.running[name].log
+    start = log.stat().st_size
+    return lambda: text.encode() in log.read_bytes()[start:]
 
 
 def test_a_study_that_one_site_has_not_approved_goes_on_without_it(deployment):
@@ -189,9 +267,13 @@ def test_a_round_that_is_over_is_not_done_again(deployment):
     last = len(LIES)
     for name in (f"codec-{last:04d}", "diffusion-0001"):
         shutil.rmtree(run / "checkpoints" / name)
-    run_study(deployment, "unapproved")
-    study = deployment.running["study"].process
-    deployment.wait_for(lambda: study.poll() is not None, 300, "the end of the study")
+    volumes = [
+        deployment.folder / place for s in ("north", "south") for place in (f"data/{s}", f"{s}/state/cache")
+    ]
+    with hidden(*volumes):  # no volume is opened to refuse
+        run_study(deployment, "unapproved")
+        study = deployment.running["study"].process
+        deployment.wait_for(lambda: study.poll() is not None, 300, "the end of the study")
     assert study.returncode != 0
     replayed = [e for e in events_of(run / "events.jsonl") if e.get("code") == "E_REPLAY"]
     assert {e["site"] for e in replayed} == {"north", "south"}
@@ -216,13 +298,22 @@ def test_code_that_no_site_installed_runs_nowhere(deployment, tmp_path):
     assert not any("EVIL" in log.read_text() for log in logs)
 
 
-def test_a_revoked_site_is_let_out_and_the_study_goes_on(deployment):
-    deployment.fedvox("coordinator", "provision", "revoke", "west")
-    log = deployment.running["west-connection"].log
-    deployment.wait_for(lambda: "it is started again" in log.read_text(), 120, "the end of its connection")
+def test_a_site_that_is_revoked_amid_a_study_is_let_out_and_the_study_goes_on(deployment):
+    deployment.fedvox("west", "site", "approve", "west/site.yaml", "--yes", "--runs", 9)
     path = run_study(deployment, "revoked")
+    deployment.wait_for(
+        lambda: "west" in str([e["sites"] for e in rounds_of(path)]), 200, "a round with west"
+    )
+    ended = logged(deployment, "west-connection", "it is started again")
+    refused = logged(deployment, "server", "No SuperNode found with the given public key")
+    deployment.fedvox("coordinator", "provision", "revoke", "west")
+    deployment.wait_for(ended, 120, "the end of its connection")
+    deployment.wait_for(refused, 120, "its return being refused")
     deployment.finished(400)
     words = ("study", "status", "--run", "runs/revoked", "--json")
     assert json.loads(deployment.fedvox("coordinator", *words))["went_on_without"] == ["west"]
-    rounds = [e for e in events_of(path) if e["event"] == "round_finished"]
-    assert all(set(e["sites"]) == {"north", "south"} for e in rounds)
+    took_part = ["west" in e["sites"] for e in rounds_of(path)]
+    assert took_part == sorted(took_part, reverse=True)  # once out, it never came back
+    assert took_part[0]
+    assert not took_part[-1]
+    assert all({"north", "south"} <= e["sites"].keys() for e in rounds_of(path))
