@@ -6,13 +6,14 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from common.errors import ConfigError
+from common.errors import ConfigError, RunError
 from experiments.job_board import JobBoard, SomeJob
 from experiments.segmentation.analysis import by_site, summary_of
 from experiments.segmentation.arms import Bench
 from experiments.segmentation.basis import code_of_figures
 from experiments.segmentation.cohort import refuse_leakage, refuse_unlabelled
 from experiments.segmentation.compared import Compared
+from experiments.segmentation.generators import is_trained, model_digest
 from experiments.segmentation.jobs import (
     Work,
     fine_tune_one,
@@ -50,9 +51,11 @@ def compare_arms(
         LeakageError: A test patient was seen by a generator, or is among those of another part.
         ConfigError: No arm but scratch is left, an arm is not in the plan, or the earlier results are not of
             this experiment, or of another training of a generator.
+        RunError: The code was changed while it ran.
         DataError: A test patient has no voxel of any class.
     """
-    taken = None if earlier is None else earlier.of_arms(bench.plan, bench.basis)
+    basis, code = bench.basis, code_of_figures()
+    taken = None if earlier is None else earlier.of_arms(bench.plan, basis)
     known = {} if taken is None else taken.results["arms"]
     without_volumes = [name for name in bench.missing if name not in known]
     missing = [*without_volumes, *_not_asked_for(bench.plan, only, {*known, *without_volumes})]
@@ -69,7 +72,12 @@ def compare_arms(
     here = replace(bench, plan=plan.without(list(known)))
     facts = known | {arm.name: bench.facts_of(arm) for arm in here.plan.arms}
     _refuse_two_trainings(plan, facts)
+    _refuse_older_training(bench, known)
     figures, seconds = _computed(here, workers, say)
+    if code_of_figures() != code:  # processes that began late ran what was not there at the start
+        raise RunError(
+            f"{plan.name}: the code was changed while it ran", "run it again, from a copy nobody edits"
+        )
     for arm in here.plan.arms:
         facts[arm.name]["core_hours"] = round(seconds[arm.name] / 3600, 3)
     if taken is not None:
@@ -78,7 +86,7 @@ def compare_arms(
     results = {
         "experiment": plan.name,
         "command": f"fedvox experiment run {plan.name}",
-        "basis": bench.basis,
+        "basis": basis,
         "classes": [one.name for one in plan.classes],
         "standing": plan.standing,
         "weak_labels": plan.weak_labels,
@@ -99,7 +107,7 @@ def compare_arms(
         "labels": labels,
         "sites": by_site(plan, figures, _sites_of(bench)),
         "versions": versions(),
-        "code": code_of_figures(),
+        "code": code,
         "core_hours": round(sum(facts[arm.name]["core_hours"] for arm in plan.arms), 2),
     }
     return Compared(results, figures)
@@ -125,6 +133,17 @@ def _refuse_two_trainings(plan: SegmentationPlan, facts: Mapping[str, Any]) -> N
             raise ConfigError(
                 f"{name} and {arm.name} are of two trainings of the generator {arm.run}",
                 "compute both where one of them lies",
+            )
+
+
+def _refuse_older_training(bench: Bench, known: Mapping[str, Any]) -> None:
+    """Return if arms that were taken over are of the generators that lie here, as far as they do."""
+    for name, facts in known.items():
+        run = bench.run_of(bench.plan.arm(name))
+        if run is not None and is_trained(run) and model_digest(run) != facts["generator"]["model"]:
+            raise ConfigError(
+                f"{name}: the earlier results are of another training of {run.name} than {run}",
+                "compute it here, or take that run away",
             )
 
 

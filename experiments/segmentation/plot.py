@@ -19,7 +19,7 @@ def plot_segmentation(results: Mapping[str, Any], path: Path) -> None:
     from matplotlib.figure import Figure  # half a second that most commands never need
 
     labels = {num: results["labels"][num] for num in sorted(results["labels"], key=int)}
-    first = next(iter(labels.values()))
+    first = next(iter(results["labels"].values()))  # the number that all arms have
     arms = [arm for arm in first["arms"] if f"{arm} - {SCRATCH}" in first["differences"]]
     if not arms:
         return

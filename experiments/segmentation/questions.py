@@ -2,8 +2,9 @@
 
 A primary plan asks three things at its first number of labels. Is the federation's volumes' Dice above that
 from scratch? Is that of real volumes, without which there was nothing to gain? And do the federation's lose
-less than 0.01 of what real ones give? The third is void unless the second is answered with yes. They are
-read in this order and from both intervals (decision 15), so no p-value of theirs is corrected.
+less than 0.01 of what real ones give? The third is void unless both others are answered with yes: where
+real volumes gain less than 0.01, scratch too would be as close. They are read in this order and from both
+intervals (decision 15), so no p-value of theirs is corrected.
 """
 
 from collections.abc import Mapping
@@ -33,11 +34,14 @@ def answers_of(plan: SegmentationPlan, labels: Mapping[str, Any]) -> list[dict[s
             return UNKNOWN
         return YES if min(found[one]["low"] for one in ("paired_t", "bootstrap_t")) > least else NO
 
-    ceiling = above(REAL, SCRATCH, 0)
-    close = UNKNOWN if ceiling == UNKNOWN else above(FEDERATED, REAL, -MARGIN)
+    gain, ceiling = above(FEDERATED, SCRATCH, 0), above(REAL, SCRATCH, 0)
+    if NO in (gain, ceiling):
+        close = VOID
+    else:
+        close = UNKNOWN if UNKNOWN in (gain, ceiling) else above(FEDERATED, REAL, -MARGIN)
     answers = {
-        f"{FEDERATED} - {SCRATCH} above 0": above(FEDERATED, SCRATCH, 0),
+        f"{FEDERATED} - {SCRATCH} above 0": gain,
         f"{REAL} - {SCRATCH} above 0": ceiling,
-        f"{FEDERATED} - {REAL} above -{MARGIN}": VOID if ceiling == NO else close,
+        f"{FEDERATED} - {REAL} above -{MARGIN}": close,
     }
     return [{"question": question, "answer": answer} for question, answer in answers.items()]

@@ -5,7 +5,8 @@ import dataclasses
 import pytest
 from segmentation_place import PLAN, bench_at, make_place
 
-from common.errors import ConfigError
+from common.errors import ConfigError, RunError
+from experiments.segmentation import compare
 from experiments.segmentation.compare import compare_arms
 from experiments.segmentation.compared import Compared
 from experiments.segmentation.plot import plot_segmentation
@@ -68,6 +69,24 @@ def test_arms_of_two_trainings_of_one_generator_are_not_compared(place, first_ma
     with pytest.raises(ConfigError, match="federated and one volume are of two trainings"):
         compare_arms(elsewhere(place, "ninth"), 1, lambda _: None, alone)
     assert not list((place / "ninth").rglob("jobs/*/*.json"))  # told before anything was computed
+
+
+def test_an_arm_of_an_older_training_than_the_run_here_is_refused(place, first_machine):
+    alone = compare_arms(elsewhere(place, "tenth"), 1, lambda _: None, first_machine, only=["one volume"])
+    facts = alone.results["arms"]
+    for name in ("scratch", "noise", "real"):
+        facts.pop(name)
+    facts["one volume"]["generator"]["model"] = "x"
+    with pytest.raises(ConfigError, match="one volume: the earlier results are of another training"):
+        compare_arms(elsewhere(place, "eleventh"), 1, lambda _: None, alone, only=["scratch"])
+    assert not list((place / "eleventh").rglob("jobs/*/*.json"))
+
+
+def test_code_that_changes_while_it_runs_spoils_the_results(place, monkeypatch):
+    digests = iter(("a", "b"))
+    monkeypatch.setattr(compare, "code_of_figures", lambda: next(digests))
+    with pytest.raises(RunError, match="the code was changed while it ran"):
+        compare_arms(elsewhere(place, "alone"), 1, lambda _: None, only=["scratch"])
 
 
 def test_one_arm_after_another_is_what_all_together_are(place, first_machine):

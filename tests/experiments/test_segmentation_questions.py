@@ -1,4 +1,4 @@
-"""What was asked beforehand is answered from both intervals, and the third question only after the second."""
+"""What was asked beforehand is answered from both intervals; the third question only after both others."""
 
 import pytest
 from segmentation_place import PLAN
@@ -25,8 +25,10 @@ def answers(plan=PRIMARY, **lows):
     ("lows", "found"),
     [
         ({"fs": (0.01, 0.001), "rs": (0.01, 0.02), "fr": (-0.009, -0.002)}, ["yes", "yes", "yes"]),
-        ({"fs": (0.01, -0.001), "rs": (0.01, 0.02), "fr": (-0.011, 0.002)}, ["no", "yes", "no"]),
-        ({"fs": (-0.01, 0.01), "rs": (0.01, 0.02), "fr": (0.002, -0.01)}, ["no", "yes", "no"]),
+        ({"fs": (0.01, 0.001), "rs": (0.01, 0.02), "fr": (-0.011, 0.002)}, ["yes", "yes", "no"]),
+        ({"fs": (0.01, 0.001), "rs": (0.01, 0.02), "fr": (0.002, -0.01)}, ["yes", "yes", "no"]),
+        ({"fs": (0.01, -0.001), "rs": (0.01, 0.02), "fr": (-0.009, 0.002)}, ["no", "yes", "void"]),
+        ({"fs": (-0.01, 0.01), "fr": (0.002, 0.01)}, ["no", "not measured", "void"]),
         ({"fs": (0.01, 0.02), "rs": (0.0, 0.02), "fr": (0.002, 0.001)}, ["yes", "no", "void"]),
         ({"fs": (0.01, 0.02), "fr": (0.002, 0.001)}, ["yes", "not measured", "not measured"]),
         ({}, ["not measured"] * 3),
