@@ -76,7 +76,8 @@ def compare_arms(
     figures, seconds = _computed(here, workers, say)
     if code_of_figures() != code:  # processes that began late ran what was not there at the start
         raise RunError(
-            f"{plan.name}: the code was changed while it ran", "run it again, from a copy nobody edits"
+            f"{plan.name}: the code was changed while it ran",
+            f"take {here.work} away, and run it again from a copy that nobody edits",
         )
     for arm in here.plan.arms:
         facts[arm.name]["core_hours"] = round(seconds[arm.name] / 3600, 3)
@@ -142,7 +143,7 @@ def _refuse_older_training(bench: Bench, known: Mapping[str, Any]) -> None:
         run = bench.run_of(bench.plan.arm(name))
         if run is not None and is_trained(run) and model_digest(run) != facts["generator"]["model"]:
             raise ConfigError(
-                f"{name}: the earlier results are of another training of {run.name} than {run}",
+                f"{name}: the earlier results are of another training than {run}",
                 "compute it here, or take that run away",
             )
 
