@@ -29,7 +29,16 @@ from common.federation.packing import EncodedOnce, order_to_packet, report_from_
 from server.errand import ANSWER_S, MOST_LOST, Errand, answer_s
 from server.find_sites import SiteFinder
 from server.flower_messages import fetched, make_message, sent
-from server.round_board import ANSWERED, OFFLINE, SILENT, TRAINS, RoundBoard
+from server.round_board import (
+    ANSWERED,
+    ASKED,
+    NOT_ADMITTED,
+    NOT_CONNECTED,
+    OFFLINE,
+    SILENT,
+    TRAINS,
+    RoundBoard,
+)
 from server.seals import Seals
 from server.spool import Spool
 from server.transport import Exchange
@@ -97,7 +106,7 @@ class FlowerTransport:
         for errand in errands.values():
             errand.wait_no_more()
             self.unheard.extend(errand.earlier)
-        known = self.seals.known_among(errands)
+        known = self._known(errands)
         reports = {
             s: errand.report for s, errand in errands.items() if errand.report is not None and s in known
         }
@@ -114,8 +123,22 @@ class FlowerTransport:
         if self.gone:
             online = set(self.grid.get_node_ids())
             self.gone.difference_update({s for s in self.gone if self.finder.node_of.get(s) in online})
-        here = self.seals.known_among(errands) & self.finder.node_of.keys() - self.gone
-        return {site: errand for site, errand in errands.items() if site in here}
+        known, here = self._known(errands), {}
+        for site in sorted(known):
+            if site not in self.finder.node_of:
+                self.board.note_absent(site, NOT_CONNECTED)
+            elif site in self.gone:
+                self.board.note_absent(site, OFFLINE)
+            else:
+                here[site] = errands[site]
+        return here
+
+    def _known(self, errands: dict[str, Errand]) -> set[str]:
+        """Return the sites of which anything may count, and say so of the others."""
+        known = self.seals.known_among(errands)
+        for site in errands.keys() - known:
+            self.board.note_absent(site, NOT_ADMITTED)
+        return known
 
     def _call_off(self, errands: dict[str, Errand]) -> None:
         """Tell sites that nobody waits for their orders any more; whether they hear it is not waited for."""
@@ -142,6 +165,8 @@ class FlowerTransport:
             if errand.is_over or errand.message is not None or errand.due > now:
                 continue
             packet = errand.order if errand.whole else Packet.of(FollowUp(order_id=errand.order_id))
+            if errand.whole:
+                self.board.note(site, ASKED)
             errand.sent += errand.whole
             patience = min(answer_s(errand, errands.values()), give_up - now)
             node, life_s = self.finder.node_of[site], min(patience + OFFLINE_S, give_up - now)

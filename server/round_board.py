@@ -14,7 +14,9 @@ from typing import Any
 
 from common.federation.messages import TrainOrder
 
-ASKED, TRAINS, ANSWERED, SILENT, OFFLINE = "order sent", "trains", "answered", "no answer", "offline"
+ASKED, TRAINS, ANSWERED = "order sent", "trains", "answered"
+SILENT, OFFLINE = "no answer", "offline"
+UNASKED, NOT_CONNECTED, NOT_ADMITTED = "not asked yet", "not connected", "revoked or not enrolled"
 
 
 @dataclass
@@ -27,7 +29,7 @@ class SiteState:
         time: When that was heard, seconds since the epoch.
     """
 
-    state: str = ASKED
+    state: str = UNASKED
     fraction: float = 0.0
     time: float = field(default_factory=time.time)
 
@@ -61,6 +63,11 @@ class RoundBoard:
     def word_of(self, site: str) -> str:
         """Return what was last noted of a site."""
         return self._sites[site].state
+
+    def note_absent(self, site: str, word: str) -> None:
+        """Say why a site is sent nothing; the time is of when that began."""
+        if self.word_of(site) != word:
+            self.note(site, word)
 
     def note(self, site: str, state: str, fraction: float = 0.0) -> None:
         """Say how a site stands."""

@@ -5,8 +5,10 @@ Three hosts of sites: two do their work, the third lies, floods, and is at last 
 
 import contextlib
 import json
+import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 
@@ -20,7 +22,7 @@ from deploy.authority import Authority
 from deploy.nginx import LARGEST_BODY
 from deploy.processes import SERVER, flower_home
 from server.coordinator import Coordinator
-from tests.e2e.hosts import ENVIRONMENT, FEDVOX, call, hospitals, needs_hosts
+from tests.e2e.hosts import ENVIRONMENT, FEDVOX, NETWORK, call, hospitals, needs_hosts
 from tests.e2e.light_site import LIES
 from tests.small_federation import small_study
 
@@ -194,7 +196,7 @@ def test_lies_and_floods_are_refused_and_the_study_goes_on(deployment):
 @contextlib.contextmanager
 def flood(deployment, host, coordinator, authority):
     """Hold a thousand connections from a second address of a host's network; yield how they were answered."""
-    address = "10.77.0.99"
+    address = f"{NETWORK}.99"
     inner = f"{deployment.hosts.bridge}i{deployment.hosts.names.index(host)}"
     assert inside(deployment, host, "ip", "addr", "add", f"{address}/24", "dev", inner).returncode == 0
     process = subprocess.Popen(
@@ -235,7 +237,7 @@ def test_neither_an_unknown_key_nor_another_authority_is_let_in(deployment, tmp_
     (stranger / AUTHORITY_FILE).write_bytes(right)
     deployment.start(*connect)
     deployment.wait_for(refused, 60, "the refusal of its key")
-    deployment.wait_for(lambda: re.search(r"code: 2004", log.read_text()), 60, "its being told")
+    deployment.wait_for(lambda: "code: 2004" in log.read_text(), 60, "its being told")
     deployment.running["stranger"].stop()
 
 
@@ -246,24 +248,68 @@ def logged(deployment, name, text):
     return lambda: text.encode() in log.read_bytes()[start:]
 
 
-def test_a_study_that_one_site_has_not_approved_goes_on_without_it(deployment):
+@contextlib.contextmanager
+def changed_meanwhile(deployment, site):
+    """No round ends while a site's people change something; its agent is started anew behind it."""
+    held = deployment.running["north-agent"].process.pid
+    deployment.running[f"{site}-agent"].stop()
+    os.killpg(held, signal.SIGSTOP)
+    try:
+        yield
+        deployment.start_agent(site)
+    finally:
+        os.killpg(held, signal.SIGCONT)
+
+
+def test_what_a_site_has_not_agreed_to_is_refused_with_its_volumes_away_and_the_study_goes_on(deployment):
+    """Nobody approved the study; it would do with fewer sites than the policy asks; the cohort is of one."""
     deployment.running["west-light"].stop()
-    for approval in (deployment.folder / "west" / "state" / "approvals").iterdir():
+    west, volumes = deployment.folder / "west", deployment.folder / "data/west"
+    for approval in (west / "state" / "approvals").iterdir():
         approval.unlink()
     for site in ("north", "south"):
         deployment.fedvox(site, "site", "approve", f"{site}/site.yaml", "--yes", "--runs", 9)
-    deployment.start_agent("west")
-    deployment.start_connection("west")
-    path = run_study(deployment, "unapproved")
+    allowed = (west / "site.yaml").read_text()
+    assert "min_sites: 2 " in allowed
+
+    def codes():
+        failed = [e for e in events_of(path) if e["event"] == "site_failed"]
+        assert {e["site"] for e in failed} <= {"west"}
+        return [e["code"] for e in failed]
+
+    with hidden(volumes):
+        deployment.start_agent("west")
+        deployment.start_connection("west")
+        path = run_study(deployment, "refused")
+        deployment.wait_for(codes, 200, "E_UNAPPROVED")
+    with changed_meanwhile(deployment, "west"):
+        deployment.fedvox("west", "site", "approve", "west/site.yaml", "--yes", "--runs", 9)
+        (west / "site.yaml").write_text(allowed.replace("min_sites: 2 ", "min_sites: 3 "))
+        volumes.rename(volumes.with_name("west-hidden"))
+    deployment.wait_for(lambda: "E_CONFIG" in codes(), 200, "E_CONFIG")
+    with changed_meanwhile(deployment, "west"):
+        (west / "site.yaml").write_text(allowed)
+        volumes.mkdir()
+        (volumes / "alone.nii.gz").touch()  # who opens it says that it cannot be read
     deployment.finished(400)
-    failed = [e for e in events_of(path) if e["event"] == "site_failed"]
-    assert {(e["site"], e["code"]) for e in failed} == {("west", "E_UNAPPROVED")}
-    assert not (deployment.folder / "west" / "state" / "cache").exists()  # no volume was opened
+
+    log = deployment.running["west-agent"].log.read_text()
+    assert "goes on with 2 sites, and this one asks for 3" in log
+    assert "1 patients, and policy.min_patients is 5" in log
+    assert list(dict.fromkeys(codes())) == ["E_UNAPPROVED", "E_CONFIG", "E_DATA"]
+    assert all(e["sites"].keys() == {"north", "south"} for e in rounds_of(path))
+    assert len(rounds_of(path)) == len(LIES) + 1
+    assert not (west / "state" / "cache").exists()  # no volume was opened
+
+    shutil.rmtree(volumes)
+    volumes.with_name("west-hidden").rename(volumes)
+    with changed_meanwhile(deployment, "west"):
+        pass  # it takes part from now on
 
 
 def test_a_round_that_is_over_is_not_done_again(deployment):
     """A coordinator that has lost its newest checkpoints asks for a round that its sites know is over."""
-    run = deployment.folder / "runs" / "unapproved"
+    run = deployment.folder / "runs" / "refused"
     last = len(LIES)
     for name in (f"codec-{last:04d}", "diffusion-0001"):
         shutil.rmtree(run / "checkpoints" / name)
@@ -271,7 +317,7 @@ def test_a_round_that_is_over_is_not_done_again(deployment):
         deployment.folder / place for s in ("north", "south") for place in (f"data/{s}", f"{s}/state/cache")
     ]
     with hidden(*volumes):  # no volume is opened to refuse
-        run_study(deployment, "unapproved")
+        run_study(deployment, "refused")
         study = deployment.running["study"].process
         deployment.wait_for(lambda: study.poll() is not None, 300, "the end of the study")
     assert study.returncode != 0
@@ -284,7 +330,7 @@ def test_code_that_no_site_installed_runs_nowhere(deployment, tmp_path):
     write_bundle(app)
     (app / "client" / "app.py").write_text((app / "client" / "app.py").read_text() + "\nprint('EVIL')\n")
     coordinator = Coordinator(deployment.folder / "coordinator")
-    run = deployment.folder / "runs" / "unapproved"
+    run = deployment.folder / "runs" / "refused"
     settings = f'run-folder="{run}" coordinator="{coordinator.folder.resolve()}"'
     flwr = ("env", f"FLWR_HOME={flower_home(coordinator.folder, 8000)}", FEDVOX.with_name("flwr"))
     space = deployment.hosts.namespace("coordinator")
@@ -299,7 +345,6 @@ def test_code_that_no_site_installed_runs_nowhere(deployment, tmp_path):
 
 
 def test_a_site_that_is_revoked_amid_a_study_is_let_out_and_the_study_goes_on(deployment):
-    deployment.fedvox("west", "site", "approve", "west/site.yaml", "--yes", "--runs", 9)
     path = run_study(deployment, "revoked")
     deployment.wait_for(
         lambda: "west" in str([e["sites"] for e in rounds_of(path)]), 200, "a round with west"
@@ -312,6 +357,8 @@ def test_a_site_that_is_revoked_amid_a_study_is_let_out_and_the_study_goes_on(de
     deployment.finished(400)
     words = ("study", "status", "--run", "runs/revoked", "--json")
     assert json.loads(deployment.fedvox("coordinator", *words))["went_on_without"] == ["west"]
+    away = [e["said"] for e in events_of(path) if e["event"] == "site_missing" and e["site"] == "west"]
+    assert away[-1] == "revoked or not enrolled"
     took_part = ["west" in e["sites"] for e in rounds_of(path)]
     assert took_part == sorted(took_part, reverse=True)  # once out, it never came back
     assert took_part[0]

@@ -5,7 +5,7 @@ import pytest
 from common.artifact import read_snapshot
 from common.federation.messages import TrainOrder
 from common.federation.stage import Stage
-from server.round_board import ANSWERED, SILENT, TRAINS, RoundBoard, in_words
+from server.round_board import ANSWERED, NOT_ADMITTED, NOT_CONNECTED, SILENT, TRAINS, RoundBoard, in_words
 
 
 @pytest.fixture
@@ -23,7 +23,18 @@ def test_the_file_says_round_attempt_deadline_and_how_the_sites_stand(board):
     assert facts["deadline"] == pytest.approx(facts["began"] + 60.0)
     assert facts["sites"]["a"]["state"] == TRAINS
     assert facts["sites"]["a"]["fraction"] == 0.4
-    assert facts["sites"]["b"]["state"] == "order sent"
+    assert facts["sites"]["b"]["state"] == "not asked yet"
+
+
+def test_why_a_site_is_sent_nothing_is_said_once_and_keeps_the_time_of_its_beginning(board, monkeypatch):
+    board.note_absent("a", NOT_CONNECTED)
+    began = read_snapshot(board.path)["sites"]["a"]
+    assert began["state"] == "not connected"
+    monkeypatch.setattr("time.time", lambda: began["time"] + 100.0)
+    board.note_absent("a", NOT_CONNECTED)
+    assert read_snapshot(board.path)["sites"]["a"] == began
+    board.note_absent("a", NOT_ADMITTED)
+    assert read_snapshot(board.path)["sites"]["a"]["state"] == "revoked or not enrolled"
 
 
 def test_another_round_begins_anew(board):

@@ -52,7 +52,7 @@ def test_a_site_that_stays_offline_holds_up_one_round_and_no_other(monkeypatch):
         started = time.monotonic()
         found, _ = exchange(answer, grid=grid, gone=gone)
         assert [r.site for r in found.reports] == ["b"]
-        assert found.said == {"a": "offline" if least else "order sent"}
+        assert found.said == {"a": "offline"}
         assert least <= time.monotonic() - started < most
     grid.online = {11, 12}
     grid.answer = packed
@@ -66,6 +66,7 @@ def test_a_site_that_is_not_connected_holds_up_nobody():
         connected={"a": 11},
     )
     assert [r.site for r in found.reports] == ["a"]
+    assert found.said == {"b": "not connected"}
     assert time.monotonic() - started < 3.0
     assert {p.read().site for p in grid.sent if isinstance(p.read(), OrderHeader)} == {"a"}
 
@@ -85,12 +86,20 @@ def test_a_site_that_connects_while_others_are_at_work_takes_part():
     assert [r.site for r in found.reports] == ["a", "b"]
 
 
+def test_of_a_site_that_is_at_its_order_it_is_said_that_it_was_sent_one():
+    found, _ = exchange(lambda site, _: "later" if site == "a" else None, deadline_s=0.3)
+    assert found.said == {"a": "order sent", "b": "no answer"}
+
+
 def test_a_site_that_is_revoked_while_a_run_goes_on_counts_no_more():
     known = dict(PUBLIC)
     seals = StudySeals(COORDINATOR, lambda: known)
     assert len(exchange(packed, seals)[0].reports) == 2
     del known["b"]
-    assert [r.site for r in exchange(packed, seals)[0].reports] == ["a"]
+    found, grid = exchange(packed, seals)
+    assert [r.site for r in found.reports] == ["a"]
+    assert found.said == {"b": "revoked or not enrolled"}
+    assert "b" not in {p.read().site for p in grid.sent if isinstance(p.read(), OrderHeader)}
 
 
 def test_a_site_that_is_revoked_after_its_report_arrived_counts_no_more():
@@ -106,3 +115,4 @@ def test_a_site_that_is_revoked_after_its_report_arrived_counts_no_more():
 
     found, _ = exchange(answer, StudySeals(COORDINATOR, lambda: known))
     assert [r.site for r in found.reports] == ["a"]
+    assert found.said == {"b": "revoked or not enrolled"}
