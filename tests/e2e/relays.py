@@ -1,6 +1,7 @@
 """Relays of bytes for tests: what passes is written down, after TLS was taken off it where there is any."""
 
 import contextlib
+import itertools
 import socket
 import ssl
 import sys
@@ -14,13 +15,15 @@ class Relay:
     Args:
         listen: A bound socket that listens.
         target: Opens a connection to the target.
-        record: File that everything is appended to, both directions.
+        record: Folder of one file for each direction of each connection: what others send meanwhile tears
+            nothing in two.
         accept: Makes a connection of a raw one: takes off TLS.
     """
 
     def __init__(self, listen, target, record: Path, accept=lambda raw: raw) -> None:
         self.listen, self.target, self.record, self.accept = listen, target, record, accept
-        self.lock = threading.Lock()
+        self.numbers = itertools.count()
+        record.mkdir()
 
     def serve(self) -> None:
         while True:
@@ -30,14 +33,15 @@ class Relay:
     def _pass(self, raw) -> None:
         with contextlib.suppress(OSError, ssl.SSLError):
             near, far = self.accept(raw), self.target()
-            for pair in ((near, far), (far, near)):
-                threading.Thread(target=self._copy, args=pair, daemon=True).start()
+            number = next(self.numbers)
+            for source, sink, way in ((near, far, "to"), (far, near, "from")):
+                words = (source, sink, self.record / f"{number}-{way}")
+                threading.Thread(target=self._copy, args=words, daemon=True).start()
 
-    def _copy(self, source, sink) -> None:
-        with contextlib.suppress(OSError, ssl.SSLError):
+    def _copy(self, source, sink, record: Path) -> None:
+        with contextlib.suppress(OSError, ssl.SSLError), record.open("wb", buffering=0) as file:
             while content := source.recv(1 << 16):
-                with self.lock, self.record.open("ab") as file:
-                    file.write(content)
+                file.write(content)
                 sink.sendall(content)
         for end in (source, sink):
             with contextlib.suppress(OSError):
