@@ -313,16 +313,16 @@ def test_a_round_that_is_over_is_not_done_again(deployment):
     last = len(LIES)
     for name in (f"codec-{last:04d}", "diffusion-0001"):
         shutil.rmtree(run / "checkpoints" / name)
-    volumes = [
-        deployment.folder / place for s in ("north", "south") for place in (f"data/{s}", f"{s}/state/cache")
-    ]
-    with hidden(*volumes):  # no volume is opened to refuse
+    volumes = [deployment.folder / "data" / site for site in SITES]
+    readers = ("north", "south")  # west has no cache yet
+    caches = [deployment.folder / site / "state" / "cache" for site in readers]
+    with hidden(*volumes, *caches):  # no volume is opened to refuse
         run_study(deployment, "refused")
         study = deployment.running["study"].process
         deployment.wait_for(lambda: study.poll() is not None, 300, "the end of the study")
     assert study.returncode != 0
     replayed = [e for e in events_of(run / "events.jsonl") if e.get("code") == "E_REPLAY"]
-    assert {e["site"] for e in replayed} == {"north", "south"}
+    assert {e["site"] for e in replayed} == set(SITES)  # west was asked then too, and refused
 
 
 def test_code_that_no_site_installed_runs_nowhere(deployment, tmp_path):
