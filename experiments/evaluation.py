@@ -56,15 +56,17 @@ def slice_axis_of(study: Study) -> SliceAxis | None:
 
 @torch.inference_mode()
 def reconstruct(codec: Codec, volumes: VolumeBatch) -> VolumeBatch:
-    """Return what is left of ``volumes`` after the codec, within [-1, 1], on the CPU."""
+    """Return what is left of ``volumes`` after the codec, on the CPU.
+
+    Not clamped: a voxel is of the class whose channel is largest, and clamped channels tie.
+    """
     device = next(codec.parameters()).device
-    parts = [codec.reconstruct(batch.to(device)).clamp(-1, 1).cpu() for batch in torch.split(volumes, BATCH)]
-    return torch.cat(parts)
+    return torch.cat([codec.reconstruct(batch.to(device)).cpu() for batch in torch.split(volumes, BATCH)])
 
 
 def rebuilt_images(codec: Codec, dataset: VolumeDataset) -> VolumeBatch:
-    """Return what is left of a dataset's images after the codec, which may see their label maps too."""
-    return reconstruct(codec, dataset.codec_volumes())[:, : dataset.spec.num_channels]
+    """Return a dataset's images after the codec, which may see their label maps too; within [-1, 1]."""
+    return reconstruct(codec, dataset.codec_volumes())[:, : dataset.spec.num_channels].clamp(-1, 1)
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,12 @@ from experiments.report.page import render_report
 from experiments.report.tensorboard import write_tensorboard
 from experiments.run_study import PreparedRun
 from experiments.study_file import SimulationPlan
-from experiments.synthetic_set import make_synthetic_set, read_synthetic, read_synthetic_labels
+from experiments.synthetic_set import (
+    make_synthetic_set,
+    read_synthetic,
+    read_synthetic_channels,
+    read_synthetic_labels,
+)
 from server.events import read_events
 from server.promise import Books, promise
 from server.released_model import ReleasedModel, load_released_model
@@ -88,7 +93,8 @@ def finish_run(
             "synthetic": compare_labels(read_synthetic_labels(run.synthetic, study), judged, study),
         }
     write_text_atomic(run.path / "metrics.json", json.dumps(metrics, indent=2) + "\n")
-    pictures = _pictures(model, judged, synthetic, run.path / "montages")
+    shown = read_synthetic_channels(run.synthetic, study)
+    pictures = comparison(model, judged, shown, run.path / "montages")
     history = RunHistory.from_events(read_events(run.events))
     write_tensorboard(history, run.path / "tensorboard", pictures)
     kept = [axis for axis, spacing in zip("xyz", study.volume.spacing_mm, strict=True) if spacing == "keep"]
@@ -123,18 +129,19 @@ def finish_run(
     return metrics
 
 
-def _pictures(
+def comparison(
     model: ReleasedModel, judged: Sequence[VolumeDataset], synthetic: torch.Tensor, folder: Path
 ) -> tuple[Picture, ...]:
     """Return the montage of real, reconstructed and synthetic volumes, one of each site first."""
     real = torch.cat([dataset.codec_volumes()[:1] for dataset in judged])[:SHOWN]
-    images = slice(model.study.volume.num_channels)
     folder.mkdir(parents=True, exist_ok=True)
     rows = {
-        "real": real[:, images],
-        "reconstructed": reconstruct(model.codec, real)[:, images],
+        "real": real,
+        "reconstructed": reconstruct(model.codec, real),
         "synthetic": synthetic[: len(real)],
     }
     path = montage(rows, folder / "comparison.png", model.study.volume)
     caption = "Real volumes, the same after the codec, and synthetic ones, at one intensity window."
+    if model.study.volume.labels:
+        caption += " Label maps are outlined; those in the middle are the codec's."
     return (Picture(path, "Real, reconstructed, synthetic", caption),)

@@ -18,8 +18,7 @@ from common.metrics.bootstrap import bootstrap_mean
 from common.metrics.reconstruction import patient_means
 from common.study import Study
 from common.volume.labels import LabelMaps, from_channels, numbered
-
-BATCH = 8
+from experiments.evaluation import reconstruct
 
 
 def evaluate_rebuilt_labels(
@@ -42,16 +41,9 @@ def evaluate_rebuilt_labels(
     return found
 
 
-@torch.inference_mode()
 def rebuilt_labels(codec: Codec, dataset: VolumeDataset) -> LabelMaps:
     """Return the label maps that are left after the codec, on the CPU."""
-    device = next(codec.parameters()).device
-    images = dataset.spec.num_channels
-    parts = [
-        from_channels(codec.reconstruct(batch.to(device))[:, images:]).cpu()
-        for batch in torch.split(dataset.codec_volumes(), BATCH)
-    ]
-    return torch.cat(parts)
+    return from_channels(reconstruct(codec, dataset.codec_volumes())[:, dataset.spec.num_channels :])
 
 
 def dice(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:

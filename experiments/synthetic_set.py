@@ -12,7 +12,7 @@ from common.errors import DataError
 from common.shapes import VolumeBatch
 from common.study import Study
 from common.volume.intensity import Window
-from common.volume.labels import LabelMaps, numbered
+from common.volume.labels import LabelMaps, numbered, to_channels
 from experiments.montage import montage
 from server.released_model import ReleasedModel
 from server.synthesis import synthesize
@@ -30,7 +30,7 @@ def make_synthetic_set(
 ) -> dict[str, Any]:
     """Write synthetic volumes, their manifest and ``montage.png``; return the manifest."""
     manifest = synthesize(model, folder, num, seed, batch_size=batch_size, after_batch=after_batch)
-    volumes = read_synthetic(folder, model.study)
+    volumes = read_synthetic_channels(folder, model.study)
     montage({"synthetic": volumes[:SHOWN]}, folder / "montage.png", model.study.volume)
     return manifest
 
@@ -56,6 +56,19 @@ def read_synthetic_labels(folder: Path, study: Study) -> LabelMaps:
             f"{folder} holds volumes without label maps", "make them with a study that has labels"
         )
     return numbered(torch.stack([each for each in maps if each is not None]), study.volume.labels)
+
+
+def read_synthetic_channels(folder: Path, study: Study) -> VolumeBatch:
+    """Return the volumes of a synthetic set as a codec sees them: with their label maps, if they have some.
+
+    Raises:
+        DataError: See `read_synthetic_labels`.
+    """
+    volumes = read_synthetic(folder, study)
+    if not study.volume.labels:
+        return volumes
+    labels = to_channels(read_synthetic_labels(folder, study), study.volume.num_label_channels)
+    return torch.cat([volumes, labels], dim=1)
 
 
 def _exams(folder: Path, study: Study) -> list[Preprocessed]:

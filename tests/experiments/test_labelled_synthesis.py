@@ -12,9 +12,15 @@ from client.agent.plain_words import in_plain_words
 from client.dataset import VolumeDataset
 from client.site_config import SiteConfig
 from common.errors import DataError
-from common.volume.labels import to_channels
+from common.volume.labels import from_channels, to_channels
+from experiments.finish_run import comparison
 from experiments.label_metrics import compare_labels, described, dice, evaluate_rebuilt_labels
-from experiments.synthetic_set import make_synthetic_set, read_synthetic, read_synthetic_labels
+from experiments.synthetic_set import (
+    make_synthetic_set,
+    read_synthetic,
+    read_synthetic_channels,
+    read_synthetic_labels,
+)
 from server.released_model import load_released_model
 from server.run_folder import RunFolder
 
@@ -114,6 +120,30 @@ def test_a_synthetic_set_is_a_data_folder_with_label_maps(place, tmp_path):
     (tmp_path / "set" / "images" / "synthetic-00000.nii.gz").rename(tmp_path / "plain" / "x.nii.gz")
     with pytest.raises(DataError, match="without label maps"):
         read_synthetic_labels(tmp_path / "plain", study)
+
+
+def test_a_picture_outlines_the_codec_s_own_classes_however_large_their_channels(
+    place, tmp_path, monkeypatch
+):
+    """Channels that are clamped before they are compared tie where several are large: maps get holes."""
+    run = RunFolder.open(place / "run")
+    model, dataset = load_released_model(run, CPU), dataset_of(place, run.study())
+    decode = model.codec.decode
+    monkeypatch.setattr(model.codec, "decode", lambda latent, snap: 9 + decode(latent, snap))
+    make_synthetic_set(model, tmp_path / "set", 1, 0)
+    drawn = {}
+    monkeypatch.setattr("experiments.finish_run.montage", lambda rows, path, spec: drawn.update(rows) or path)
+    synthetic = read_synthetic_channels(tmp_path / "set", run.study())
+    comparison(model, [dataset], synthetic, tmp_path)
+    with torch.inference_mode():
+        rebuilt = model.codec.reconstruct(dataset.codec_volumes()[:1])[:, 1:]
+    assert rebuilt.argmax(1).any()
+    assert (rebuilt > 1).all()  # clamped, all would tie, and all be background
+    assert torch.equal(from_channels(drawn["reconstructed"][:, 1:]), rebuilt.argmax(1))
+    assert torch.equal(
+        from_channels(drawn["synthetic"][:, 1:]), read_synthetic_labels(tmp_path / "set", run.study())
+    )
+    assert torch.equal(drawn["real"], dataset.codec_volumes()[:1])
 
 
 def test_the_codec_s_maps_are_those_it_was_given_but_for_a_little(place):

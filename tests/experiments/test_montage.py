@@ -6,10 +6,16 @@ import torch
 from matplotlib.image import imread
 
 from common.errors import ArtifactError, VolumeShapeError
+from common.volume.labels import LabelClass, to_channels
 from common.volume.spec import VolumeSpec
 from experiments.montage import montage, slice_image, stack_plane
 
 CUBE = VolumeSpec(shape=(20, 24, 16), spacing_mm=(1, 1, 1))
+LABELLED = CUBE.model_copy(
+    update={"labels": (LabelClass(name="gland", values=(3,)), LabelClass(name="lesion", values=(7,)))}
+)
+BLUE, PINK = (76, 201, 240), (255, 93, 143)  # outlines of the first class and of the second
+BELOW_NAMES = 60  # pixels: the names of classes stand above
 STACK = VolumeSpec(shape=(20, 20, 4), spacing_mm=(1, 1, "keep"), channels=("pre", "post"))
 BACKGROUND = (11, 14, 20)
 
@@ -72,6 +78,38 @@ def test_a_stack_is_shown_slice_by_slice_for_every_channel(tmp_path):
     path = montage({"real": volume}, tmp_path / "stack.png", STACK)
     greys = [int(np.floor((v + 1) / 2 * 256)) for v in values.tolist()]
     assert all(grey_areas(path, grey) > 5000 for grey in greys)
+
+
+def places(path, colour, within=40):
+    """Rows and columns of the pixels of one colour, lines being drawn with soft edges."""
+    shown = pixels(path)[BELOW_NAMES:]
+    return np.nonzero(np.abs(shown - np.array(colour)).max(axis=2) <= within)
+
+
+@pytest.mark.parametrize("first", [9, 14])  # the second reaches the volume's edge
+def test_a_class_is_outlined_where_its_voxels_are(tmp_path, first):
+    """The same box once bright and once as a class: the outline runs round the bright pixels."""
+    box = torch.zeros(1, 20, 24, 16, dtype=torch.long)
+    box[:, first - 6 : first + 6, first - 6 : first + 10, 5:11] = 1
+    bright = montage({"a": box[:, None].float()}, tmp_path / "bright.png", CUBE)
+    grey = torch.full((1, 1, 20, 24, 16), -0.5)
+    for number, colour in ((1, BLUE), (2, PINK)):
+        labelled = torch.cat([grey, to_channels(box * number, 3)], dim=1)
+        outlined = montage({"a": labelled}, tmp_path / "outlined.png", LABELLED)
+        for found, wanted in zip(places(outlined, colour), places(bright, (255, 255, 255), 0), strict=True):
+            assert found.min() == pytest.approx(wanted.min(), abs=4)
+            assert found.max() == pytest.approx(wanted.max(), abs=4)
+        assert len(places(outlined, PINK if number == 1 else BLUE)[0]) == 0
+
+
+def test_without_label_maps_nothing_is_outlined_and_no_class_is_named(tmp_path):
+    images = torch.full((2, 1, 20, 24, 16), -0.5)
+    plain = montage({"a": images}, tmp_path / "plain.png", CUBE).read_bytes()
+    assert montage({"a": images}, tmp_path / "images.png", LABELLED).read_bytes() == plain
+    nobody = to_channels(torch.zeros(2, 20, 24, 16, dtype=torch.long), 3)
+    empty = montage({"a": torch.cat([images, nobody], dim=1)}, tmp_path / "empty.png", LABELLED)
+    assert len(places(empty, BLUE)[0]) == 0
+    assert empty.read_bytes() != plain  # the classes are named, so that one that is missing is missed
 
 
 def test_few_or_kept_slices_make_a_stack():
