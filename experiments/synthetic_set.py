@@ -1,6 +1,6 @@
 """A folder of synthetic volumes with its montage."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +41,7 @@ def read_synthetic(folder: Path, study: Study) -> VolumeBatch:
     Raises:
         DataError: A file is not what the study needs.
     """
-    return torch.stack([exam.volume for exam in _exams(folder, study)])
+    return _volumes(_exams(folder, study))
 
 
 def read_synthetic_labels(folder: Path, study: Study) -> LabelMaps:
@@ -50,12 +50,7 @@ def read_synthetic_labels(folder: Path, study: Study) -> LabelMaps:
     Raises:
         DataError: A file is not what the study needs, or a volume has no label map.
     """
-    maps = [exam.label_map for exam in _exams(folder, study)]
-    if any(each is None for each in maps):
-        raise DataError(
-            f"{folder} holds volumes without label maps", "make them with a study that has labels"
-        )
-    return numbered(torch.stack([each for each in maps if each is not None]), study.volume.labels)
+    return _label_maps(_exams(folder, study), folder, study)
 
 
 def read_synthetic_channels(folder: Path, study: Study) -> VolumeBatch:
@@ -64,11 +59,24 @@ def read_synthetic_channels(folder: Path, study: Study) -> VolumeBatch:
     Raises:
         DataError: See `read_synthetic_labels`.
     """
-    volumes = read_synthetic(folder, study)
+    exams = _exams(folder, study)
     if not study.volume.labels:
-        return volumes
-    labels = to_channels(read_synthetic_labels(folder, study), study.volume.num_label_channels)
-    return torch.cat([volumes, labels], dim=1)
+        return _volumes(exams)
+    labels = to_channels(_label_maps(exams, folder, study), study.volume.num_label_channels)
+    return torch.cat([_volumes(exams), labels], dim=1)
+
+
+def _volumes(exams: Sequence[Preprocessed]) -> VolumeBatch:
+    return torch.stack([exam.volume for exam in exams])
+
+
+def _label_maps(exams: Sequence[Preprocessed], folder: Path, study: Study) -> LabelMaps:
+    maps = [exam.label_map for exam in exams]
+    if any(each is None for each in maps):
+        raise DataError(
+            f"{folder} holds volumes without label maps", "make them with a study that has labels"
+        )
+    return numbered(torch.stack([each for each in maps if each is not None]), study.volume.labels)
 
 
 def _exams(folder: Path, study: Study) -> list[Preprocessed]:
