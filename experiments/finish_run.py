@@ -21,7 +21,6 @@ from experiments.run_study import PreparedRun
 from experiments.study_file import SimulationPlan
 from experiments.synthetic_set import (
     make_synthetic_set,
-    read_synthetic,
     read_synthetic_channels,
     read_synthetic_labels,
 )
@@ -78,7 +77,8 @@ def finish_run(
     unseen = bool(tests)
     judged = list(tests) or training
     make_synthetic_set(model, run.synthetic, num_synthetic, seed)
-    synthetic = read_synthetic(run.synthetic, study)
+    shown = read_synthetic_channels(run.synthetic, study)
+    synthetic = shown[:, : study.volume.num_channels]
     by_site = zip(prepared.configs, judged, strict=True)
     metrics: dict[str, Any] = {
         "reconstruction": {name: evaluate_reconstruction(model.codec, d, study) for name, d in by_site}
@@ -93,7 +93,6 @@ def finish_run(
             "synthetic": compare_labels(read_synthetic_labels(run.synthetic, study), judged, study),
         }
     write_text_atomic(run.path / "metrics.json", json.dumps(metrics, indent=2) + "\n")
-    shown = read_synthetic_channels(run.synthetic, study)
     pictures = comparison(model, judged, shown, run.path / "montages")
     history = RunHistory.from_events(read_events(run.events))
     write_tensorboard(history, run.path / "tensorboard", pictures)
