@@ -46,6 +46,10 @@ def install_kit(
     patients: Annotated[
         Path | None, typer.Option("--patients", help="CSV that says which file is of which patient.")
     ] = None,
+    ledger: Annotated[
+        Path | None,
+        typer.Option("--ledger", help="Folder of the site's privacy ledger, one for all private studies."),
+    ] = None,
     into: Annotated[Path, typer.Option("--into", help="Folder for the site's files.")] = Path("site"),
 ) -> None:
     """Make the site's own keys and settings from a start-up kit.
@@ -53,7 +57,7 @@ def install_kit(
     Example: [bold]fedvox site install north.kit --fingerprint 9f86d0... --data /data/mri[/]
     """
     kit, texts = read_kit(kit_file, fingerprint)
-    enrolment = install(into, kit, texts, data, patients)
+    enrolment = install(into, kit, texts, data, patients, ledger)
     out.print(f"complete {into / SITE_FILE}, and send {enrolment} to the coordinator", highlight=False)
     out.print(
         f"fingerprint of this site's signing key: {Installation(into).key.public.fingerprint}",

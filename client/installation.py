@@ -11,6 +11,7 @@ Private keys are 0600 and never leave.
 """
 
 import json
+import math
 import os
 import stat
 from collections.abc import Mapping
@@ -57,7 +58,7 @@ policy:
 PRIVATE_POLICY = """\
   epsilon: {epsilon:g}                # most that all studies together may ever spend for one patient:
   delta: {delta:g}              # ask your data protection officer, then fedvox site ledger create
-  ledger: ledger
+  ledger: {ledger}    # the one book of this site, for all studies and coordinators
 """
 
 
@@ -124,7 +125,14 @@ class Installation:
         return dict(json.loads((self.folder / COORDINATOR_FILE).read_text(encoding="utf-8")))
 
 
-def install(folder: Path, kit: Kit, texts: Mapping[str, str], data: Path, patients: Path | None) -> Path:
+def install(
+    folder: Path,
+    kit: Kit,
+    texts: Mapping[str, str],
+    data: Path,
+    patients: Path | None = None,
+    ledger: Path | None = None,
+) -> Path:
     """Make the site's files from its kit; return the enrolment's path.
 
     Args:
@@ -133,10 +141,21 @@ def install(folder: Path, kit: Kit, texts: Mapping[str, str], data: Path, patien
         texts: What lay beside it.
         data: The site's volumes.
         patients: Its patient table.
+        ledger: Its privacy ledger, the same folder for every study: a second ledger would be a second budget
+            for the same patients, so no default lies in an installation's own folder.
 
     Raises:
-        ConfigError: There is a site already.
+        ConfigError: There is a site already, or a private study has no ledger, or another has one.
     """
+    if kit.study.privacy is not None and ledger is None:
+        raise ConfigError(
+            "this study spends of the patients' privacy, and a site has one ledger for all its studies",
+            "--ledger FOLDER, the same folder for every study, such as /var/lib/fedvox/ledger",
+        )
+    if kit.study.privacy is None and ledger is not None:
+        raise ConfigError(
+            "this study has no privacy section, and would enter nothing in a ledger", "no --ledger"
+        )
     if (folder / "keys").exists():
         raise ConfigError(f"{folder} holds a site's keys", "choose another --into; keys are not replaced")
     folder.mkdir(mode=OWNER_ONLY, parents=True, exist_ok=True)
@@ -149,7 +168,7 @@ def install(folder: Path, kit: Kit, texts: Mapping[str, str], data: Path, patien
     write_text_atomic(folder / COORDINATOR_FILE, json.dumps(coordinator, indent=1))
     study = yaml.safe_dump(kit.study.model_dump(mode="json", exclude_none=True), sort_keys=False)
     write_text_atomic(folder / STUDY_FILE, study)
-    write_text_atomic(folder / SITE_FILE, _site_text(kit, data.resolve(), patients))
+    write_text_atomic(folder / SITE_FILE, _site_text(kit, data, patients, ledger))
     node = ec.generate_private_key(ec.SECP384R1())
     node_pem = node.private_bytes(Encoding.PEM, PrivateFormat.OpenSSH, NoEncryption())
     write_bytes_atomic(folder / NODE_KEY, node_pem, PRIVATE_FILE)
@@ -163,8 +182,15 @@ def install(folder: Path, kit: Kit, texts: Mapping[str, str], data: Path, patien
     return path
 
 
-def _site_text(kit: Kit, data: Path, patients: Path | None) -> str:
+def _site_text(kit: Kit, data: Path, patients: Path | None, ledger: Path | None) -> str:
     privacy = kit.study.privacy
-    table = f"patients: {patients.resolve()}\n" if patients is not None else ""
-    policy = "" if privacy is None else PRIVATE_POLICY.format(epsilon=privacy.epsilon, delta=privacy.delta)
-    return SITE_TEMPLATE.format(name=kit.site, data=data, patients=table, privacy=policy)
+    table = f"patients: {_in_yaml(patients)}\n" if patients is not None else ""
+    policy = ""
+    if privacy is not None and ledger is not None:
+        policy = PRIVATE_POLICY.format(epsilon=privacy.epsilon, delta=privacy.delta, ledger=_in_yaml(ledger))
+    return SITE_TEMPLATE.format(name=kit.site, data=_in_yaml(data), patients=table, privacy=policy)
+
+
+def _in_yaml(path: Path) -> str:
+    """Return an absolute path as one line of YAML, quoted where a blank and a # or a colon need it."""
+    return yaml.safe_dump(str(path.resolve()), width=math.inf, allow_unicode=True).splitlines()[0]

@@ -28,7 +28,7 @@ def coordinator(tmp_path):
 @pytest.fixture
 def site(coordinator, tmp_path):
     kit: Kit = coordinator.invite("north", Authority(coordinator.folder).pem)
-    install(tmp_path / "north", kit, {}, tmp_path, None)
+    install(tmp_path / "north", kit, {}, tmp_path)
     return Installation(tmp_path / "north")
 
 

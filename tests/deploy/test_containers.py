@@ -60,7 +60,7 @@ def test_the_connection_holds_nothing_of_the_agent_s_and_the_agent_no_node_key()
     site = services("compose.site.yaml")
     own = {"/site/courier/node.key", "/site/courier/flower"}
     assert targets(site["agent"]) & own == set()
-    hidden = {"${FEDVOX_DATA}", "/site/state", "/site/ledger", "/site/keys/sign.key", "/site"}
+    hidden = {"${FEDVOX_DATA}", "/site/state", "${FEDVOX_LEDGER}", "/site/keys/sign.key", "/site"}
     assert targets(site["connection"]) & hidden == set()
     assert own <= targets(site["connection"])
 

@@ -37,7 +37,7 @@ def site():
     key = SealKey.generate().public.text
     kit = Kit(site="north", address="localhost:1", authority="x", coordinator=key, token="0" * 64,
               study=small_study(("north", "south")))  # fmt: skip
-    install(made, kit, {}, folder / "data", None)
+    install(made, kit, {}, folder / "data")
     write_volumes(folder / "data", 2, 1)
     for path in ((folder / "data"), *(folder / "data").iterdir()):
         shutil.chown(path, AGENT, AGENT)

@@ -188,8 +188,9 @@ class Deployment:
             words = ("--fingerprint", fingerprint, "--data", f"data/{site}", "--into", site)
             table = self.folder / "data" / site / "patients.csv"
             patients = ("--patients", table) if table.is_file() else ()
-            self.fedvox(site, "site", "install", kit, *words, *patients)
-            if "privacy" in self.study:
+            ledger = ("--ledger", f"{site}/ledger") if "privacy" in self.study else ()
+            self.fedvox(site, "site", "install", kit, *words, *patients, *ledger)
+            if ledger:
                 self.fedvox(site, "site", "ledger", "create", f"{site}/site.yaml")
             self.fedvox(site, "site", "approve", f"{site}/site.yaml", "--yes")
         self.fedvox("coordinator", "provision", "enrol", *(f"{s}/{s}.enrol" for s in self.sites))

@@ -75,7 +75,7 @@ def run_with(folder, num):
     authority.issue("localhost")
     for site in sites:
         kit = coordinator.invite(site, authority.pem)
-        enrolment = install(folder / site, kit, {}, folder, None)
+        enrolment = install(folder / site, kit, {}, folder)
         coordinator.enrol([enrolment])
     size = OrderTensors.of(study, Stage.CODEC).sizes["parameters"] / 1e6
     assert size > SIZE_MB
