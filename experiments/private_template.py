@@ -18,7 +18,10 @@ from server.run_folder import RunFolder
 SAMPLING_RATE = 0.1
 SMALLEST_BATCH = 4  # patients a step: below, a step is nothing but noise
 SPARE_SHARE = 10  # one spare round for so many rounds
-LEARNING_RATE = 0.01
+TRAINABLE = {"kind": "bias"}
+"""Of the denoiser; the best of those compared on phantoms (`experiments.privacy_utility`)."""
+LEARNING_RATE = 0.03  # the server's, best with these
+LEARNING_RATE_WITH_CODEC = 0.01  # the same server's moves the whole decoder too, which has more to spoil
 
 TRAINED_OF_CODEC = "decoder"  # how volumes look; the latents, which the denoiser knows, stay as they are
 _STAGE_KEYS = ("sampling_rate", "nominal_patients", "noise_multiplier", "spare_rounds", "clip_norm")
@@ -80,23 +83,24 @@ def write_private_template(
     content["name"] = name_from(path)
     content["codec"].pop("training")
     content["codec"]["model"].pop("discriminator", None)
-    content["diffusion"]["training"] = {"rounds": rounds, "local_steps": 1, "learning_rate": LEARNING_RATE}
+    rate = LEARNING_RATE_WITH_CODEC if codec_rounds else LEARNING_RATE
+    content["diffusion"]["training"] = {"rounds": rounds, "local_steps": 1, "learning_rate": rate}
     content["federation"] = {
         "sites": list(sites),
-        "strategy": {"kind": "fedadam", "learning_rate": LEARNING_RATE},
+        "strategy": {"kind": "fedadam", "learning_rate": rate},
     }
     content["privacy"] = {
         "epsilon": epsilon,
         "delta": delta,
         "public_model": state.model_digest,
-        "trainable": {"kind": "lora", "rank": 1},
+        "trainable": TRAINABLE,
         "diffusion": {name: getattr(plans[-1], name) for name in (*_STAGE_KEYS, "draws")},
     }
     if codec_rounds:
         content["codec"]["training"] = {
             "rounds": codec_rounds,
             "local_steps": 1,
-            "learning_rate": LEARNING_RATE,
+            "learning_rate": rate,
         }
         content["privacy"]["codec"] = {name: getattr(plans[0], name) for name in _STAGE_KEYS} | {
             "where": TRAINED_OF_CODEC

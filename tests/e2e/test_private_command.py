@@ -52,6 +52,16 @@ def site_file(site):
     return f"runs/private/sites/{site}/site.yaml"
 
 
+@pytest.mark.parametrize(("codec_rounds", "rate"), [(0, 0.03), (1, 0.01)])
+def test_a_private_study_is_written_with_the_setting_that_was_measured(story, tmp_path, codec_rounds, rate):
+    folder, _ = story
+    words = (*INIT[:-1], codec_rounds)
+    assert fedvox("study", "init", tmp_path / "p.yaml", "--site", "a", *words, cwd=folder).returncode == 0
+    written = yaml.safe_load((tmp_path / "p.yaml").read_text())
+    assert written["privacy"]["trainable"] == {"kind": "bias"}  # of the denoiser; decision 18
+    assert written["federation"]["strategy"]["learning_rate"] == rate
+
+
 def test_the_run_ends_and_its_manifest_says_what_is_promised(story):
     folder, status = story
     assert status["state"] == "finished"
