@@ -116,8 +116,9 @@ class Bench:
         """The data folder as a site would have it: with the label maps in ``labels``."""
         if self.plan.label_folder == "labels":
             return self.data
-        place = hashlib.sha256(str(self.data.resolve()).encode()).hexdigest()[:8]
-        view = self.folder / "volumes" / place  # of these volumes and no others
+        places = f"{self.data.resolve()}\n{self.plan.label_folder}"
+        place = hashlib.sha256(places.encode()).hexdigest()[:8]
+        view = self.folder / "volumes" / place  # of these volumes and maps, and no others
         view.mkdir(parents=True, exist_ok=True)
         for name, content in (("images", "images"), ("labels", self.plan.label_folder)):
             with contextlib.suppress(FileExistsError):
@@ -152,13 +153,14 @@ class Bench:
         return arm.key if run is None else f"{arm.key}-{model_digest(run)[:8]}"
 
     def facts_of(self, arm: ArmConfig) -> dict[str, Any]:
-        """Return an arm's key, how many different volumes it is pretrained on, and from which generator."""
-        run = self.run_of(arm)
+        """Return an arm's key, how many different volumes it is pretrained on, and where they come from."""
+        run, folder = self.run_of(arm), self.folder_of(arm)
         num = self.plan.num_volumes * arm.times if arm.pretrains else 0
         return {
             "key": arm.key,
             "volumes": 1 if arm.source == "one_volume" else num,
             "generator": None if run is None else generator_facts(run),
+            "folder": None if folder is None else folder.datasets[0].digest,
         }
 
     def folder_of(self, arm: ArmConfig) -> Cohort | None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
 
 import torch
@@ -75,6 +76,12 @@ class Cohort:
         """The patient of each image, by the image's SHA-256."""
         return {digest: exam.patient for exam in self.exams for digest in exam.digests[: len(exam.files)]}
 
+    @property
+    def patient_of_volume(self) -> dict[str, str]:
+        """The patient of each preprocessed volume, by the SHA-256 of its voxels."""
+        voxels = (sha256(volume.numpy().tobytes()).hexdigest() for volume in self.volumes())
+        return dict(zip(voxels, self.patients, strict=True))
+
     def volumes(self) -> VolumeBatch:
         """Return all volumes, in the order of `patients`."""
         return torch.cat([dataset.volumes() for dataset in self.datasets])
@@ -96,8 +103,9 @@ def refuse_leakage(test: Cohort, seen: Sequence[Cohort], runs: Mapping[str, Path
     Nor may a run have learned from others than it was allowed to: from those with labels, or from more than
     the arm that is pretrained on real volumes. A public model that it began with may.
 
-    Patients are compared by name and their images by content: both sides of one person are that person, and
-    a copy under another name is the same image.
+    Patients are compared by name: both sides of one person are that person. Cohorts are compared by their
+    voxels too, so a copy under another name, or compressed anew, is the same image. Of what a run saw only
+    the digests of files are known; it may have seen no file but those of ``allowed``.
 
     Args:
         test: Who is tested.
@@ -109,11 +117,10 @@ def refuse_leakage(test: Cohort, seen: Sequence[Cohort], runs: Mapping[str, Path
         LeakageError: Somebody is, or a run learned from others.
         DataError: A run does not say what it was trained on.
     """
-    images = test.patient_of_image
+    images, volumes = test.patient_of_image, test.patient_of_volume
     for cohort in seen:
-        others = cohort.patient_of_image
         named = set(test.patients) & set(cohort.patients)
-        copied = {images[digest] for digest in images.keys() & others.keys()}
+        copied = {volumes[digest] for digest in volumes.keys() & cohort.patient_of_volume.keys()}
         _refuse(named | copied, f"the {cohort.name} patients")
     for arm, run in runs.items():
         own, public = _trained_on(run, arm)

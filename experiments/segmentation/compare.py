@@ -6,6 +6,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
+from common.artifact import OWNER_ONLY
 from common.errors import ConfigError, RunError
 from experiments.job_board import JobBoard, SomeJob
 from experiments.segmentation.analysis import by_site, summary_of
@@ -25,6 +26,7 @@ from experiments.segmentation.jobs import (
     timed,
 )
 from experiments.segmentation.names import SCRATCH
+from experiments.segmentation.needs import refuse_other_volumes, refuse_too_few
 from experiments.segmentation.plan import SegmentationPlan
 from experiments.segmentation.questions import answers_of
 from experiments.splits import PARTS
@@ -49,18 +51,20 @@ def compare_arms(
 
     Raises:
         LeakageError: A test patient was seen by a generator, or is among those of another part.
-        ConfigError: No arm but scratch is left, an arm is not in the plan, or the earlier results are not of
-            this experiment, or of another training of a generator.
+        ConfigError: No arm but scratch is left, an arm is not in the plan, a generator makes other volumes,
+            or the earlier results are not of this experiment, or of other volumes of an arm.
         RunError: The code was changed while it ran.
-        DataError: A test patient has no voxel of any class.
+        DataError: A test patient has no voxel of any class, or there are fewer patients than the plan wants.
     """
+    bench.folder.mkdir(parents=True, exist_ok=True)
+    bench.folder.chmod(OWNER_ONLY)  # it holds preprocessed patients
     basis, code = bench.basis, code_of_figures()
     taken = None if earlier is None else earlier.of_arms(bench.plan, basis)
     known = {} if taken is None else taken.results["arms"]
     without_volumes = [name for name in bench.missing if name not in known]
     missing = [*without_volumes, *_not_asked_for(bench.plan, only, {*known, *without_volumes})]
     plan = bench.plan.without(missing)
-    if [arm.name for arm in plan.arms] == [SCRATCH] and not only:
+    if not plan.arms or ([arm.name for arm in plan.arms] == [SCRATCH] and not only):
         raise ConfigError(
             f"no run of {bench.runs} is there, for any arm of {plan.name}", "train the generators"
         )
@@ -138,9 +142,16 @@ def _refuse_two_trainings(plan: SegmentationPlan, facts: Mapping[str, Any]) -> N
 
 
 def _refuse_older_training(bench: Bench, known: Mapping[str, Any]) -> None:
-    """Return if arms that were taken over are of the generators that lie here, as far as they do."""
+    """Return if arms that were taken over are of the generators and folders that lie here, if they do."""
     for name, facts in known.items():
-        run = bench.run_of(bench.plan.arm(name))
+        arm = bench.plan.arm(name)
+        run = bench.run_of(arm)
+        is_here = arm.name not in bench.missing
+        if is_here and arm.folder is not None and bench.facts_of(arm)["folder"] != facts.get("folder"):
+            raise ConfigError(
+                f"{name}: the earlier results are of other volumes than those in {bench.runs / arm.folder}",
+                "compute it here, or take that folder away",
+            )
         if run is not None and is_trained(run) and model_digest(run) != facts["generator"]["model"]:
             raise ConfigError(
                 f"{name}: the earlier results are of another training than {run}",
@@ -165,6 +176,8 @@ def _computed(
     folders = [folder for arm in plan.arms if (folder := bench.folder_of(arm)) is not None]
     refuse_leakage(test, [*others, *folders], runs, allowed=bench.cohort("generator"))
     refuse_unlabelled(test)
+    refuse_other_volumes(bench)
+    refuse_too_few(bench)
 
     def done(kind: str, jobs: Sequence[SomeJob], work: Work[SomeJob]) -> list[dict[str, Any]]:
         return JobBoard(bench.work / "jobs" / kind, workers, say).run(

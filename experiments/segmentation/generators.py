@@ -12,12 +12,12 @@ from server.state import GlobalState, is_finished
 
 
 def is_trained(run: Path) -> bool:
-    """Whether there is a run whose last round is done: half a generator is none."""
+    """Whether there is a run whose last round is done, and no budget ended it early: half is none."""
     if not (run / RUN_FILE).is_file():
         return False
     study = RunFolder.open(run).study()
     state = _newest(run, study)
-    return state is not None and is_finished(state, study)
+    return state is not None and is_finished(state, study) and not state.ended
 
 
 def model_digest(run: Path) -> str:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, PositiveInt, model_validator
 
 from common.errors import ConfigError
 from common.frozen import FrozenModel, fingerprint, load_yaml, parse
@@ -13,6 +13,8 @@ from experiments.segmentation.names import SCRATCH
 from experiments.segmentation.network import NetworkConfig
 from experiments.segmentation.pretext import PretextConfig
 from experiments.segmentation.pretrain import ScheduleConfig
+
+_NAME = r"^[A-Za-z0-9][A-Za-z0-9 ,.+_-]*$"  # it names files too
 
 
 class ArmConfig(FrozenModel):
@@ -32,7 +34,7 @@ class ArmConfig(FrozenModel):
             (``real``), or the few patients' and those of a generator that saw nobody else (``few``).
     """
 
-    name: str
+    name: str = Field(pattern=_NAME)
     source: Literal["scratch", "noise", "phantoms", "one_volume", "synthetic", "real", "folder"]
     run: str | None = None
     folder: str | None = None
@@ -97,7 +99,7 @@ class SegmentationPlan(FrozenModel):
         labelled_study: For teacher ``few``: name of the study file of its generators, which have labels.
     """
 
-    name: str
+    name: str = Field(pattern=_NAME)
     study: str
     data: str
     classes: tuple[LabelClass, ...] = Field(min_length=1)
@@ -112,7 +114,7 @@ class SegmentationPlan(FrozenModel):
     seeds: int = Field(ge=2)
     secondary_seeds: int | None = Field(None, ge=2)
     secondary_arms: tuple[str, ...] | None = Field(None, min_length=1)
-    labels: tuple[int, ...] = Field(min_length=1)
+    labels: tuple[PositiveInt, ...] = Field(min_length=1)
     arms: tuple[ArmConfig, ...] = Field(min_length=2)
     also: tuple[tuple[str, str], ...] = ()
     standing: Literal["primary", "secondary", "descriptive"] = "secondary"
@@ -124,6 +126,8 @@ class SegmentationPlan(FrozenModel):
         names = [arm.name for arm in self.arms]
         if len(set(names)) < len(names) or SCRATCH not in names:
             raise ValueError("arms need names of their own, and one of them is scratch")
+        if len(set(self.labels)) < len(self.labels):
+            raise ValueError("labels: a number stands there twice")
         meant = {"also": {name for pair in self.also for name in pair}}
         meant["secondary_arms"] = set(self.secondary_arms or ())
         for field, arms in meant.items():

@@ -5,8 +5,10 @@ degrees, and loses cuboids to noise of its own mean and deviation, so that the s
 of volumes. From a view the network restores what was lost (mean absolute error where it was lost), says how
 far the view was turned (cross-entropy), and has features nearer to those of the volume's other view than to
 anybody else's (NT-Xent). The fourth task is ours: for every voxel of the view it says where in the volume it
-lies (mean absolute error, in half edges), for which it has to know the anatomy, since postures differ. Its
-kin: Lei et al. (MICCAI 2020), who regress the position of one patch relative to another.
+lies (mean absolute error, in half edges), for which anatomy helps, since postures differ. Its
+kin: Lei et al. (MICCAI 2020), who regress the position of one patch relative to another. Part of it needs no
+anatomy: a network sees the view's edges, and the background that a posture brings in; on noise alone the
+error is as small.
 """
 
 from dataclasses import dataclass
@@ -84,14 +86,14 @@ def make_views(volumes: VolumeBatch, config: PretextConfig, generator: torch.Gen
         generator: Draws postures, turns, cuboids, contrast and noise; on the CPU.
 
     Raises:
-        ConfigError: No two axes have the same length, so a turned volume would have another shape.
+        ConfigError: Views are to be turned, and no two axes have the same length.
     """
     num = len(volumes)
     postures = other_postures(volumes.shape, generator)
     upright = torch.cat([posed(volumes, postures), postures.movedim(-1, 1).to(volumes.device)], dim=1)
     turned = torch.rand(num, generator=generator) < config.turned_share
     turns = torch.randint(1, NUM_TURNS, (num,), generator=generator) * turned
-    plane = turning_plane(volumes.shape[-3:])
+    plane = turning_plane(volumes.shape[-3:]) if config.turned_share > 0 else (1, 2)
     views = torch.stack([view.rot90(int(t), plane) for view, t in zip(upright, turns, strict=True)])
     whole, places = views[:, :-NUM_AXES], views[:, -NUM_AXES:]
     grid = [-(-size // config.block) for size in volumes.shape[-3:]]

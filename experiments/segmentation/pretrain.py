@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
+from pydantic import PositiveFloat, PositiveInt
 from torch import Tensor
 
 from common.errors import DataError
@@ -23,9 +24,9 @@ class ScheduleConfig(FrozenModel):
         learning_rate: At its highest.
     """
 
-    steps: int
-    batch_size: int = 4
-    learning_rate: float = 2e-3
+    steps: PositiveInt
+    batch_size: PositiveInt = 4
+    learning_rate: PositiveFloat = 2e-3
 
 
 @dataclass(frozen=True)

@@ -60,10 +60,11 @@ def setting(results: Results) -> str:
     before = f"pretrained for {steps['pretraining']} steps, " if learned else ""
     fewer = seeds["fine_tuning_of_others"]
     others = f" ({fewer} with other numbers of labelled patients)" if fewer else ""
+    origins = f"{seeds['pretraining']} pretraining seeds and {plural(seeds['sampling'], 'set')} of volumes"
+    start = f", from {origins}" if learned else ""
     return (
         f"{_NETWORKS[results['network']['kind']]}, {before}fine-tuned for {steps['fine_tuning']} steps; "
-        f"{seeds['fine_tuning']} fine-tunings of every arm{others}, from {seeds['pretraining']} "
-        f"pretraining seeds and {plural(seeds['sampling'], 'set')} of volumes; {results['test_patients']} "
+        f"{seeds['fine_tuning']} fine-tunings of every arm{others}{start}; {results['test_patients']} "
         "test patients, whom no network here learned from. Dice is the mean over classes of a patient, with "
         "its standard deviation between patients."
     )
@@ -84,9 +85,11 @@ def limits(results: Results) -> list[str]:
         )
     generators = {name: arm["generator"] for name, arm in results["arms"].items() if arm["generator"]}
     if generators:
+        [only, *others] = generators
+        which = "Every generator" if others else f"The generator of {only}"
         found.append(
-            "Every generator was trained once, and intervals hold for these generators and sets of volumes: "
-            "another training of the same would give others."
+            f"{which} was trained once, and intervals hold for what was trained and the sets of volumes it "
+            "made: another training of the same would give others."
         )
     found.append(
         f"The few labelled patients are drawn from the same {results['labelled_patients']} every time, and "

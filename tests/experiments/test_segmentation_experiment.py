@@ -17,7 +17,7 @@ from segmentation_place import CPU, PLAN, SITES, bench_at, make_place, rows
 from small_federation import Federation, small_study
 
 from common.artifact import read_manifest, read_tensor_folder
-from common.errors import DataError
+from common.errors import ConfigError, DataError
 from experiments.segmentation import basis
 from experiments.segmentation.analysis import table_of
 from experiments.segmentation.cohort import LeakageError
@@ -227,7 +227,7 @@ def test_nor_are_those_of_another_version_of_the_code(place, monkeypatch):
 def test_all_code_that_an_experiment_imports_belongs_to_its_basis():
     """But for what only shows figures, or reads them: of that, nothing can change a fine-tuning."""
     shown = {"__init__", "analysis", "basis", "compare", "compared", "difference", "export", "generators"}
-    shown |= {"holm", "names", "plot", "questions", "table"}
+    shown |= {"holm", "names", "needs", "plot", "questions", "table"}
     folder = Path(basis.__file__).parent
     counted = {Path(part).stem for part in basis._CODE if "segmentation" in part}
     assert counted == {file.stem for file in folder.glob("*.py")} - shown
@@ -263,15 +263,22 @@ def test_label_maps_may_lie_in_another_folder(place, tmp_path):
     weak = tmp_path / "volumes"
     shutil.copytree(place / "data" / "volumes", weak)
     (weak / "labels").rename(weak / "labels_weak")
+    (weak / "labels_expert").mkdir()
+    for file in (weak / "labels_weak").iterdir():
+        nib.save(
+            nib.Nifti1Image(np.zeros((8, 8, 8), np.uint8), np.eye(4)), weak / "labels_expert" / file.name
+        )
     bench = dataclasses.replace(bench_at(place, label_folder="labels_weak"), data=weak, folder=tmp_path / "x")
     expected = bench_at(place).cohort("test").label_maps()
     for _ in range(2):  # the second time the view is there
         assert torch.equal(dataclasses.replace(bench).cohort("test").label_maps(), expected)
+    # With the same folder of results: no view of the first maps or volumes may be taken for one of these.
+    expert = bench_at(place, label_folder="labels_expert")
+    assert not dataclasses.replace(expert, data=weak, folder=bench.folder).cohort("test").label_maps().any()
     others = tmp_path / "other volumes"
     shutil.copytree(weak, others)
     for file in (others / "labels_weak").iterdir():
         nib.save(nib.Nifti1Image(np.zeros((8, 8, 8), np.uint8), np.eye(4)), file)
-    # With the same folder of results: no view of the first volumes may be taken for one of these.
     assert not dataclasses.replace(bench, data=others).cohort("test").label_maps().any()
 
 
@@ -321,14 +328,16 @@ def test_any_folder_of_volumes_is_an_arm_and_one_that_holds_a_test_patient_s_ima
             shutil.copy(images / f"{exam}.nii.gz", folder / f"renamed-{exam}.nii.gz")
     arms = [PLAN["arms"][0], {"name": "shared", "source": "folder", "folder": "shared"}]
     bench = dataclasses.replace(bench_at(place, arms=arms), runs=tmp_path / "runs", folder=tmp_path / "work")
-    found = compare_arms(bench, 1, lambda _: None).results
-    assert list(found["labels"]["1"]["arms"]) == ["scratch", "shared"]
+    compared = compare_arms(bench, 1, lambda _: None)
+    assert list(compared.results["labels"]["1"]["arms"]) == ["scratch", "shared"]
     before = bench.key_of(bench.plan.arm("shared"))
     test = next(exam for exam, *_, part in rows() if part == "test")
     shutil.copy(images / f"{test}.nii.gz", folder / "who.nii.gz")
     with pytest.raises(LeakageError, match="1 test patients are among the shared patients"):
         compare_arms(bench, 1, lambda _: None)
     assert bench.key_of(bench.plan.arm("shared")) != before
+    with pytest.raises(ConfigError, match="shared: the earlier results are of other volumes"):
+        compare_arms(bench, 1, lambda _: None, compared)
     shutil.rmtree(folder)
     assert bench.missing == ["shared"]
 

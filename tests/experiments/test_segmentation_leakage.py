@@ -2,10 +2,13 @@
 
 import dataclasses
 
+import nibabel as nib
 import pytest
-from segmentation_place import PATIENTS, SITES, bench_at, make_place
+from segmentation_place import PATIENTS, SITES, bench_at, make_place, rows
 from small_federation import small_study
 
+from client.dataset import VolumeDataset
+from client.site_config import SiteConfig
 from common.errors import DataError
 from experiments.segmentation.cohort import Cohort, LeakageError, refuse_leakage
 from server.run_folder import RunFolder
@@ -46,6 +49,19 @@ def test_a_test_patient_s_image_under_another_name_stops_the_experiment(cohorts)
     cohort = Cohort("generator", (dataclasses.replace(dataset, exams=renamed),), ())
     with pytest.raises(LeakageError, match="2 test patients are among the generator patients"):
         refuse_leakage(cohorts["test"], [cohort], {}, cohorts["generator"])
+
+
+def test_a_test_patient_s_image_in_another_file_stops_the_experiment(place, cohorts, tmp_path):
+    """Compressed anew under another name: no byte of the file tells, its voxels do."""
+    exam = next(exam for exam, *_, part in rows() if part == "test")
+    image = nib.load(place / "data" / "volumes" / "images" / f"{exam}.nii.gz")
+    (tmp_path / "shared").mkdir()
+    nib.save(image, tmp_path / "shared" / "who.nii")
+    site = SiteConfig(name="x", data=tmp_path / "shared", one_exam_per_patient=True, state=tmp_path / "state")
+    copied = Cohort("shared", (VolumeDataset.open(site, small_study(SITES).volume),), ())
+    assert not copied.patient_of_image.keys() & cohorts["test"].patient_of_image.keys()
+    with pytest.raises(LeakageError, match="1 test patients are among the shared patients"):
+        refuse_leakage(cohorts["test"], [copied], {}, cohorts["generator"])
 
 
 def test_a_generator_that_saw_a_test_patient_stops_the_experiment(place, cohorts, tmp_path):

@@ -160,6 +160,11 @@ def test_volumes_are_turned_in_a_plane_that_is_square(shape, plane):
 def test_volumes_that_change_shape_when_turned_are_refused():
     with pytest.raises(ConfigError, match="8 x 9 x 10"):
         turning_plane(torch.Size((8, 9, 10)))
+    volumes, generator = torch.zeros(2, 1, 8, 9, 10), torch.Generator().manual_seed(0)
+    with pytest.raises(ConfigError, match="8 x 9 x 10"):
+        make_views(volumes, PretextConfig(block=4), generator)
+    upright = make_views(volumes, PretextConfig(block=4, turned_share=0), generator)  # nothing is turned
+    assert upright.shown.shape == volumes.shape
 
 
 class Oracle(torch.nn.Module):
