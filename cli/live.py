@@ -37,7 +37,7 @@ def live_view(run: RunFolder, study: Study, enabled: bool) -> Iterator[None]:
         return
     stop = threading.Event()
     view = _View(run, study)
-    with Live(view.render(), console=err, refresh_per_second=4, transient=False) as live:
+    with _shown(view) as live:
 
         def refresh() -> None:
             while not stop.wait(REFRESH_S):
@@ -56,10 +56,19 @@ def live_view(run: RunFolder, study: Study, enabled: bool) -> Iterator[None]:
 def watch(run: RunFolder, study: Study) -> None:
     """Show a run's progress on standard error until it is finished, whoever drives it."""
     view = _View(run, study)
-    with Live(view.render(), console=err, refresh_per_second=4, transient=False) as live:
+    with _shown(view) as live:
         while not view.is_finished:
             time.sleep(REFRESH_S)
             live.update(view.render())
+
+
+@contextlib.contextmanager
+def _shown(view: "_View") -> Iterator[Live]:
+    """Show a view while the block runs, and leave its last state behind as whole lines."""
+    with Live(view.render(), console=err, refresh_per_second=4, transient=False) as live:
+        yield live
+    if not err.is_terminal:  # there, Rich ends the last line itself
+        err.line()
 
 
 class _View:

@@ -87,6 +87,14 @@ def test_a_finished_run_is_left_as_it_is(story):
     assert (folder / "runs" / "small" / "events.jsonl").read_bytes() == before
 
 
+def test_what_a_log_keeps_of_the_progress_are_whole_lines(story):
+    folder, _ = story
+    result = fedvox("study", "status", "--run", "runs/small", "--watch", cwd=folder)
+    assert result.returncode == 0, result.stderr
+    assert result.stderr.splitlines()[-1].endswith("sent and received")
+    assert result.stderr.endswith("\n")
+
+
 def test_another_study_does_not_overwrite_a_run(story):
     folder, _ = story
     other = small_study(volume__shape=[28, 28, 28], seed=99)
