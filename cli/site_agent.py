@@ -16,7 +16,7 @@ from client.admission import check_admitted
 from client.agent.desk import Desk
 from client.agent.gate import Gate
 from client.agent.order_book import OrderBook
-from client.agent.plain_words import changes, in_plain_words
+from client.agent.plain_words import changes, in_plain_words, what_it_costs
 from client.agent.service import AgentService
 from client.approval import Approvals
 from client.cohort import check_cohort
@@ -81,7 +81,7 @@ def approve(
     study = installed.study if study_file is None else load_study(study_file)
     config = load_site_config(site_file)
     approvals = Approvals(config.state / "approvals", installed.key.public)
-    for sentence in in_plain_words(study):
+    for sentence in (*in_plain_words(study), *what_it_costs(study, config.policy)):
         out.print(f"- {sentence}", highlight=False, markup=False)
     for change in changes(study, approvals.all()):
         out.print(f"[yellow]changed:[/] {change}", highlight=False)

@@ -1,8 +1,11 @@
 """What a study would do with a site's patients, for the person who approves it."""
 
 from client.approval import Approval
+from client.policy import Policy
+from client.private.ledger import Ledger
 from common.federation.stage import Stage
 from common.privacy.accountant import epsilon
+from common.privacy.ledger_format import Reserve, spent_events
 from common.study import Study
 
 _WORK = {
@@ -43,6 +46,32 @@ def in_plain_words(study: Study) -> list[str]:
         "after every round weights with noise leave, and digests of ledger lines: no loss, no time, no count",
         f"the starting model is public and has the SHA-256 {study.privacy.public_model}",
     ]
+
+
+def what_it_costs(study: Study, policy: Policy) -> list[str]:
+    """Return what a private study would bring the site's ledger to, beside what all others spent.
+
+    Raises:
+        LedgerError: The ledger is not whole.
+        AccountingError: The joint epsilon cannot be told.
+    """
+    if study.privacy is None or policy.ledger is None or policy.epsilon is None:
+        return []
+    if not Ledger.is_whole(policy.ledger):
+        return [
+            f"there is no ledger in {policy.ledger} yet: fedvox site ledger create, once in the site's life"
+        ]
+    reserved = [entry for entry in Ledger(policy.ledger).entries() if isinstance(entry, Reserve)]
+    others = spent_events([entry for entry in reserved if entry.order.study != study.digest])
+    before = epsilon(others, policy.delta) if others else 0.0
+    after = epsilon([*others, *study.private_events], policy.delta)
+    words = [
+        f"in your ledger other studies have spent epsilon {before:.2f} at delta {policy.delta:g}; with all of "
+        f"this one it would be {after:.2f}, and your policy allows {policy.epsilon:g}"
+    ]
+    if after > policy.epsilon:
+        words.append("THIS STUDY WOULD END EARLY at your site: its last rounds are above what you allow")
+    return words
 
 
 def changes(study: Study, approvals: list[Approval]) -> list[str]:
