@@ -66,8 +66,8 @@ def what_it_costs(study: Study, policy: Policy) -> list[str]:
     before = epsilon(others, policy.delta) if others else 0.0
     after = epsilon([*others, *study.private_events], policy.delta)
     words = [
-        f"in your ledger other studies have spent epsilon {before:.2f} at delta {policy.delta:g}; with all of "
-        f"this one it would be {after:.2f}, and your policy allows {policy.epsilon:g}"
+        f"in your ledger other studies have spent epsilon {before:.2f} at delta {policy.delta:g}; with all "
+        f"of this one it would be {after:.2f}, and your policy allows {policy.epsilon:g}"
     ]
     if after > policy.epsilon:
         words.append("THIS STUDY WOULD END EARLY at your site: its last rounds are above what you allow")
