@@ -28,9 +28,8 @@ def in_plain_words(study: Study) -> list[str]:
     for stage in Stage:
         schedule = study.schedule_of(stage)
         if schedule.rounds:
-            words.append(
-                f"{stage.value}: {_WORK[stage]}, in {schedule.rounds} rounds of {schedule.local_steps} steps"
-            )
+            steps = "one step" if schedule.local_steps == 1 else f"{schedule.local_steps} steps"
+            words.append(f"{stage.value}: {_WORK[stage]}, in {schedule.rounds} rounds of {steps}")
     words.append(f"a round goes on without sites that are missing, down to {study.federation.quorum} of them")
     if study.privacy is None:
         words += [
